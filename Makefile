@@ -1,0 +1,39 @@
+# Everything runs from a virtual environment inside the checkout; the first target that needs it installs it.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint generate install clean
+
+demo: $(STAMP) ## the main job, end to end, on the bundled digits
+	$(BIN)/dsv demo
+
+test: lint ## what CI runs
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint ## the slow tests too
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.generate --check
+
+generate: $(STAMP) ## rewrite generated code and tables
+	$(BIN)/python -m deploy.generate
+
+install: $(STAMP)
+
+# uv is what Flower itself depends on; it resolves torch and torchvision together, which pip may not.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.12.20,<0.13"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

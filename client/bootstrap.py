@@ -1,0 +1,52 @@
+"""A newcomer: from a DSV set to a model of its own, of any architecture, without raw data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dsv import ModelSpec, Task, TrainingConfig, build_model, check_fits, train
+
+NEWCOMER_STEPS = 300
+
+
+def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
+    """How a model is trained from a few images a class; measured in docs/results.md."""
+    return TrainingConfig(
+        steps=steps,
+        optimiser="adamw",
+        learning_rate=0.01,
+        cosine=True,
+        weight_decay=5e-4,
+        batch_size=256,
+        mixup=1.0,
+    )
+
+
+def train_newcomer(
+    architecture: str,
+    images: Tensor,
+    targets: Tensor,
+    task: Task,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    device: str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """A fresh model of ``architecture`` trained on a small set.
+
+    Args:
+        architecture: as ``ModelSpec.parse`` reads it.
+        images: (N, C, H, W) uint8.
+        targets: (N,) int64 or (N, K) float probabilities.
+
+    Raises:
+        DsvError: unknown architecture, or one that does not fit the task.
+    """
+    model = build_model(ModelSpec.parse(architecture, task), seed=seed, device=device)
+    model.eval()
+    check_fits(model, task, device)
+    train(model, images, targets, task, config, seed=seed, device=device, on_step=on_step)
+    return model

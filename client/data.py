@@ -1,0 +1,175 @@
+"""Private images: the only place of the whole system that opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from dsv import DsvError, Task, picture_paths, read_picture
+from protos.settings import IMAGEFOLDER
+
+SPLITS = ("train", "test")
+_DIGITS_TEST_SHARE = 0.2
+_DIGITS_SPLIT_SEED = 0  # fixed: the test images are the same whatever the run's seed
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Labels of one split, and its images on demand.
+
+    Args:
+        labels: (N,) int64.
+        load: from indices to (n, C, H, W) uint8; opens no other image.
+        stored_bytes: from indices to the size of those images as they are stored.
+    """
+
+    labels: Tensor
+    load: Callable[[Sequence[int]], Tensor]
+    stored_bytes: Callable[[Sequence[int]], int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self) -> Tensor:
+        """All images, (N, C, H, W) uint8."""
+        return self.load(range(len(self)))
+
+
+def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
+    """The ``train`` or ``test`` images of a data set.
+
+    Args:
+        data: a name of ``RunSettings.data``.
+        root: its folder; not used by digits.
+        task: what the images must fit.
+
+    Raises:
+        DsvError: missing folder, empty or unknown class, or files that are not there and cannot be downloaded. A
+            corrupt image raises when it is loaded.
+    """
+    if data == "digits":
+        return _digits(split)
+    if data == IMAGEFOLDER:
+        return _image_folder(root, split, task)
+    return _torchvision(data, root, split)
+
+
+def folder_classes(root: str) -> tuple[str, ...]:
+    """Class names of an ImageFolder tree: the sorted folders of ``train/``.
+
+    Raises:
+        DsvError: no root, no ``train/`` in it, or no class in that.
+    """
+    train = _existing_split(root, "train")
+    names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+    if len(names) < 2:
+        raise DsvError(f"{train} holds {len(names)} class folders; put each class's images into a folder of its own")
+    if any("," in name for name in names):
+        raise DsvError(f"{train} has a class folder with a comma in its name; rename it")
+    return names
+
+
+def _digits(split: str) -> ImageSplit:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    pixels = numpy.rint(digits.images / 16 * 255).astype(numpy.uint8)[:, None]
+    chosen = dict(
+        zip(
+            SPLITS,
+            train_test_split(
+                numpy.arange(len(pixels)),
+                test_size=_DIGITS_TEST_SHARE,
+                stratify=digits.target,
+                random_state=_DIGITS_SPLIT_SEED,
+            ),
+            strict=True,
+        )
+    )[split]
+    return _in_memory(torch.from_numpy(pixels[chosen]), torch.from_numpy(digits.target[chosen].astype(numpy.int64)))
+
+
+def _in_memory(images: Tensor, labels: Tensor) -> ImageSplit:
+    def load(indices: Sequence[int]) -> Tensor:
+        return images[torch.as_tensor(list(indices), dtype=torch.int64)]
+
+    return ImageSplit(labels, load, lambda indices: len(indices) * images[0].numel())
+
+
+def _torchvision(data: str, root: str, split: str) -> ImageSplit:
+    import torchvision.datasets as sets
+
+    if not root:
+        raise DsvError(f"data {data} needs the option data-root: the folder that holds its files, or takes them")
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "cifar10": (sets.CIFAR10, {"train": split == "train"}),
+        "cifar100": (sets.CIFAR100, {"train": split == "train"}),
+        "mnist": (sets.MNIST, {"train": split == "train"}),
+        "fashionmnist": (sets.FashionMNIST, {"train": split == "train"}),
+        "svhn": (sets.SVHN, {"split": split}),
+    }
+    kind, arguments = kinds[data]
+    try:
+        opened = kind(root, download=False, **arguments)
+    except (RuntimeError, OSError, ValueError):
+        opened = _downloaded(data, root, kind, arguments)
+    images = torch.as_tensor(numpy.asarray(opened.data))
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    labels = opened.labels if data == "svhn" else opened.targets
+    return _in_memory(images.contiguous(), torch.as_tensor(labels, dtype=torch.int64))
+
+
+def _downloaded(data: str, root: str, kind: Any, arguments: dict[str, Any]) -> Any:
+    try:
+        return kind(root, download=True, **arguments)
+    except Exception:  # urllib, socket and integrity errors alike: whatever it was, the files are not here
+        folder = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}.get(data, "")
+        raise DsvError(
+            f"data {data} is not in {root} and cannot be downloaded; put torchvision's files of it into "
+            f"{Path(root) / folder}"
+        ) from None
+
+
+def _existing_split(root: str, split: str) -> Path:
+    if not root:
+        raise DsvError("data imagefolder needs the option data-root: a folder with train/ and test/ in it")
+    if not Path(root).is_dir():
+        raise DsvError(f"data root {root} does not exist; name a folder with train/ and test/ in it")
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise DsvError(f"data root {root} has no {split}/ folder; put {split}/<class>/<images> into it")
+    return folder
+
+
+def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
+    folder = _existing_split(root, split)
+    found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    if found != set(task.class_names):
+        missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
+        raise DsvError(
+            f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}"
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(task.class_names):
+        files = picture_paths(folder / name)
+        if not files:
+            raise DsvError(f"class folder {folder / name} holds no image; add images or remove the class")
+        paths += files
+        labels += [label] * len(files)
+    return ImageSplit(
+        torch.tensor(labels),
+        lambda indices: torch.stack([read_picture(paths[i], task) for i in indices]),
+        lambda indices: sum(paths[i].stat().st_size for i in indices),
+    )
+

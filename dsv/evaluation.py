@@ -1,0 +1,29 @@
+"""What a classifier says of images: probabilities and accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsv.pixels import from_uint8
+from dsv.task import Task
+
+_BATCH_SIZE = 512
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, task: Task, *, device: torch.device | str = "cpu") -> Tensor:
+    """Class probabilities, (N, K) float32 on the CPU, of (N, C, H, W) uint8 images; the model is put in eval mode."""
+    model.eval()
+    batches = [
+        torch.softmax(model(from_uint8(batch, task, device=device, dtype=torch.float32)).float(), dim=1).cpu()
+        for batch in images.split(_BATCH_SIZE)
+    ]
+    return torch.cat(batches) if batches else torch.empty(0, task.classes)
+
+
+def accuracy(
+    model: nn.Module, images: Tensor, labels: Tensor, task: Task, *, device: torch.device | str = "cpu"
+) -> float:
+    """Share of (N, C, H, W) uint8 images whose most probable class is their (N,) int64 label, 0 to 1."""
+    return float((predict(model, images, task, device=device).argmax(dim=1) == labels).float().mean())

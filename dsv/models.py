@@ -1,0 +1,182 @@
+"""Classifiers by name, the same on both sides of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dsv.errors import DsvError
+from dsv.task import Task
+
+NORMS = ("instance", "batch", "group", "layer", "none")
+_DEFAULT_NORM = {"convnet": "instance", "resnet18": "group"}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that is needed to build a classifier.
+
+    Args:
+        architecture: ``convnet``, ``resnet18`` (3x3 stem), or any classification model of torchvision by its name.
+        channels: of the input, 1 or 3.
+        image_size_px: side of the square input, in pixels.
+        classes: number of logits.
+        width: channels of the ConvNet's layers, or of ResNet-18's first stage (the field's ResNet-18 has 64; 0
+            means the architecture's own default: 128 and 64). Torchvision models have no such knob.
+        norm: one of ``NORMS``, or ``default``: instance for convnet, group for resnet18 (no running statistics, which a
+            federation would have to average).
+    """
+
+    architecture: str
+    channels: int
+    image_size_px: int
+    classes: int
+    width: int = 0
+    norm: str = "default"
+
+    @classmethod
+    def parse(cls, text: str, task: Task) -> ModelSpec:
+        """The spec for ``task`` of ``architecture[:width[:norm]]``, such as ``convnet``, ``convnet:64:batch``.
+
+        Raises:
+            DsvError: the text does not have that form.
+        """
+        architecture, *rest = text.split(":")
+        width, norm = (rest + ["0", "default"][len(rest) :])[:2] if len(rest) <= 2 else ("", "")
+        if not architecture or not width.isdecimal():
+            raise DsvError(f"architecture {text!r} must have the form name[:width[:norm]], such as resnet18:16")
+        return cls(architecture, task.channels, task.image_size_px, task.classes, int(width), norm)
+
+    def __str__(self) -> str:
+        """What ``parse`` reads."""
+        norm = "" if self.norm == "default" else f":{self.norm}"
+        return self.architecture + (f":{self.width}" if self.width or norm else "") + norm
+
+
+def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu") -> nn.Module:
+    """A freshly initialised classifier: (N, channels, H, W) normalised float images to (N, classes) logits.
+
+    The same ``spec`` and ``seed`` give the same weights; the global random state is left as it was.
+
+    Raises:
+        DsvError: unknown architecture or norm, or an image too small for the architecture.
+    """
+    if spec.norm != "default" and spec.norm not in NORMS:
+        raise DsvError(f"unknown norm {spec.norm!r}; choose one of: default, {', '.join(NORMS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if spec.architecture == "convnet":
+            model: nn.Module = _ConvNet(spec)
+        elif spec.architecture == "resnet18":
+            model = _ResNet18(spec)
+        else:
+            model = _torchvision_model(spec)
+    return model.to(device)
+
+
+def norm_layer(name: str) -> Callable[[int], nn.Module]:
+    """A function from a number of channels to a normalisation layer; instance and layer norm are affine."""
+    layers: dict[str, Callable[[int], nn.Module]] = {
+        "instance": lambda channels: nn.GroupNorm(channels, channels),
+        "batch": nn.BatchNorm2d,
+        "group": lambda channels: nn.GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels),
+        "layer": lambda channels: nn.GroupNorm(1, channels),
+        "none": lambda channels: nn.Identity(),
+    }
+    return layers[name]
+
+
+def _norm_of(spec: ModelSpec) -> Callable[[int], nn.Module]:
+    return norm_layer(_DEFAULT_NORM[spec.architecture] if spec.norm == "default" else spec.norm)
+
+
+class _ConvNet(nn.Module):
+    """3 x [conv 3x3, norm, ReLU, average pool 2x2], then one linear layer: the ConvNet of dataset condensation
+    (Zhao et al., arXiv:2006.05929)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        if spec.image_size_px < 8:
+            raise DsvError(f"convnet halves the image three times: {spec.image_size_px} px is below its minimum of 8")
+        width, norm = spec.width or 128, _norm_of(spec)
+        layers: list[nn.Module] = []
+        for channels in (spec.channels, width, width):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), norm(width), nn.ReLU(), nn.AvgPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width * (spec.image_size_px // 8) ** 2, spec.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al., arXiv:1512.03385)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.norm1 = norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = norm(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), norm(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = torch.relu(self.norm1(self.conv1(features)))
+        return torch.relu(self.norm2(self.conv2(inner)) + self.shortcut(features))
+
+
+class _ResNet18(nn.Module):
+    """ResNet-18 for small images: a 3x3 stem of stride 1 and no max pooling."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        width, norm = spec.width or 64, _norm_of(spec)
+        layers: list[nn.Module] = [nn.Conv2d(spec.channels, width, 3, 1, 1, bias=False), norm(width), nn.ReLU()]
+        channels = width
+        for stage, stride in enumerate((1, 2, 2, 2)):
+            for block in range(2):
+                layers.append(_BasicBlock(channels, width << stage, stride if block == 0 else 1, norm))
+                channels = width << stage
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, spec.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return logits
+
+
+class _GreyAsColour(nn.Module):
+    """Repeats a single grey channel three times for models that expect RGB."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images.expand(-1, 3, -1, -1))
+        return logits
+
+
+def _torchvision_model(spec: ModelSpec) -> nn.Module:
+    try:
+        import torchvision
+    except ImportError as error:
+        raise DsvError(
+            f"architecture {spec.architecture!r} comes from torchvision, which is not installed; "
+            "install torchvision, or use convnet or resnet18"
+        ) from error
+    if spec.architecture not in torchvision.models.list_models(module=torchvision.models):
+        raise DsvError(
+            f"unknown architecture {spec.architecture!r}; use convnet, resnet18 or the name of a torchvision "
+            "classifier such as mobilenet_v3_small"
+        )
+    model: nn.Module = torchvision.models.get_model(spec.architecture, weights=None, num_classes=spec.classes)
+    if spec.width or spec.norm != "default":
+        raise DsvError(f"{spec.architecture} is torchvision's own: it takes no width and no norm")
+    return model if spec.channels == 3 else _GreyAsColour(model)

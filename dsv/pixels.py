@@ -1,0 +1,37 @@
+"""Between stored pixels (uint8) and what models see (normalised float)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsv.task import Task
+
+
+def _statistics(task: Task, like: Tensor) -> tuple[Tensor, Tensor]:
+    mean = torch.tensor(task.mean, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+    std = torch.tensor(task.std, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+    return mean, std
+
+
+def normalise(pixels: Tensor, task: Task) -> Tensor:
+    """(pixels - mean) / std for (N, C, H, W) float pixels in [0, 1]. Differentiable."""
+    mean, std = _statistics(task, pixels)
+    return (pixels - mean) / std
+
+
+def from_uint8(images: Tensor, task: Task, *, device: torch.device | str = "cpu", dtype: torch.dtype) -> Tensor:
+    """Normalised (N, C, H, W) of ``dtype`` on ``device`` from uint8 images."""
+    return normalise(images.to(device=device, dtype=dtype) / 255, task)
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """The nearest uint8 of float pixels in [0, 1]."""
+    return (pixels.detach().clamp(0, 1) * 255).round().to(device="cpu", dtype=torch.uint8)
+
+
+def noise_pixels(task: Task, count: int, generator: torch.Generator) -> Tensor:
+    """(count, C, H, W) float32 pixels whose normalised values are N(0, 1) (Algorithm 1), cut to the valid range."""
+    drawn = torch.randn(count, *task.image_shape, generator=generator)
+    mean, std = _statistics(task, drawn)
+    return (drawn * std + mean).clamp(0, 1)

@@ -1,0 +1,115 @@
+"""The DSV set: the compact data set that is published, redistributed and trained from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dsv.errors import DsvError
+from dsv.pixels import from_uint8
+from dsv.task import Task
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a DSV set comes from. Holds no time and no machine, so that the same run gives the same bytes.
+
+    Args:
+        teacher_architecture: name of the model whose DeepKKT conditions the set satisfies.
+        teacher_sha256: ``model_digest`` of that model, 64 hex digits.
+        start: ``noise``, or what the candidates started from.
+        seed: of the synthesis.
+        config: every option of the synthesis by name.
+        versions: of the software by name.
+    """
+
+    teacher_architecture: str
+    teacher_sha256: str
+    start: str
+    seed: int
+    config: Mapping[str, int | float | str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SupportSet(Dataset[tuple[Tensor, int]]):
+    """Deep Support Vectors of a trained model; also a ``torch.utils.data.Dataset`` of (image, class).
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, the class each image supports.
+        soft_labels: (N, K) float32, the teacher's class probabilities for the stored images.
+        multipliers: (N,) float32, lambda >= 0.
+        task: image geometry, class names and normalisation.
+        provenance: where the set comes from.
+
+    Items are ((C, H, W) normalised float32, int).
+
+    Raises:
+        DsvError: shapes, dtypes or values that do not fit each other; the message names the field.
+    """
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor
+    multipliers: Tensor
+    task: Task
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        count, classes = len(self.images), self.task.classes
+        expected = {
+            "images": (torch.uint8, (count, *self.task.image_shape)),
+            "labels": (torch.int64, (count,)),
+            "soft_labels": (torch.float32, (count, classes)),
+            "multipliers": (torch.float32, (count,)),
+        }
+        for name, (dtype, shape) in expected.items():
+            tensor: Tensor = getattr(self, name)
+            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+                raise DsvError(
+                    f"a DSV set's {name} must be {dtype} of shape {shape}, "
+                    f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
+                )
+        if count == 0:
+            raise DsvError("a DSV set needs at least one image")
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= classes:
+            raise DsvError(f"a DSV set's labels must lie in 0 to {classes - 1}")
+        for name in ("soft_labels", "multipliers"):
+            tensor = getattr(self, name)
+            if not bool(torch.isfinite(tensor).all()) or bool((tensor < 0).any()):
+                raise DsvError(f"a DSV set's {name} must be finite and not negative")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = from_uint8(self.images[index : index + 1], self.task, dtype=torch.float32)
+        if len(image) == 0:
+            raise IndexError(f"index {index} is outside a DSV set of {len(self)} images")
+        return image[0], int(self.labels[index])
+
+    def targets(self, kind: str) -> Tensor:
+        """``hard``: (N,) int64 classes; ``soft``: (N, K) float32 probabilities."""
+        if kind not in ("hard", "soft"):
+            raise DsvError(f"labels are hard or soft, not {kind!r}")
+        return self.labels if kind == "hard" else self.soft_labels
+
+    @property
+    def images_per_class(self) -> float:
+        """Mean number of images of a class."""
+        return len(self) / self.task.classes
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and little-endian bytes of every tensor of the model's state, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

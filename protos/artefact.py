@@ -1,0 +1,128 @@
+"""The release file: a DSV set as bytes and back. ARTEFACT.md beside this file specifies it byte by byte.
+
+The container is safetensors (no pickle, hostile headers refused by its own parser). On top of it this module is
+canonical: equal sets give equal bytes, and a file whose bytes are not the ones that its content encodes to is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy
+import safetensors
+import safetensors.numpy
+import torch
+
+from dsv import DsvError, Provenance, SupportSet, Task
+
+FORMAT = "feddsv/1"
+METADATA_KEY = "feddsv"
+MAX_SIZE_BYTES = 1 << 30
+"""Files above 1 GiB are refused before they are parsed."""
+
+_DTYPES = {"images": "uint8", "labels": "uint16", "multipliers": "float32", "soft_labels": "float16"}
+
+
+class ArtefactError(DsvError):
+    """A release file that is not one; the message says which rule it breaks."""
+
+
+def encode(support_set: SupportSet) -> bytes:
+    """The canonical bytes of a set. Soft labels are stored as float16."""
+    arrays = {
+        "images": support_set.images.numpy(),
+        "labels": support_set.labels.numpy(),
+        "multipliers": support_set.multipliers.numpy(),
+        "soft_labels": support_set.soft_labels.numpy(),
+    }
+    tensors = {name: numpy.ascontiguousarray(array, dtype=_DTYPES[name]) for name, array in arrays.items()}
+    header = {"format": FORMAT, "task": asdict(support_set.task), "provenance": asdict(support_set.provenance)}
+    return safetensors.numpy.save(tensors, metadata={METADATA_KEY: _canonical_json(header)})
+
+
+def digest(content: bytes) -> str:
+    """The name of a release: SHA-256 of its file, 64 lowercase hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def decode(content: bytes) -> SupportSet:
+    """The set that ``content`` encodes.
+
+    Raises:
+        ArtefactError: truncated, altered, too large, or not a release file at all.
+    """
+    if len(content) > MAX_SIZE_BYTES:
+        raise ArtefactError(f"release file of {len(content)} bytes is above the limit of {MAX_SIZE_BYTES}")
+    try:
+        tensors = safetensors.numpy.load(content)
+        header = json.loads(_metadata(content))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtefactError(f"not a release file, or a truncated one ({error}); download it again") from None
+    support_set = _build(tensors, header)
+    if encode(support_set) != content:
+        raise ArtefactError("release file is not in canonical form: its bytes were altered; download it again")
+    return support_set
+
+
+def load(path: Path | str) -> SupportSet:
+    """Read a release file; a ``torch.utils.data.Dataset``.
+
+    Raises:
+        ArtefactError: no such file, or not a valid release.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"cannot read release {path}: {error.strerror}; name a .dsv file") from None
+    try:
+        return decode(content)
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: {error}") from None
+
+
+def _metadata(content: bytes) -> str:
+    length = int.from_bytes(content[:8], "little")
+    text = json.loads(content[8 : 8 + length])["__metadata__"][METADATA_KEY]
+    if not isinstance(text, str):
+        raise ValueError(f"{METADATA_KEY} metadata is not text")
+    return text
+
+
+def _canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _build(tensors: dict[str, numpy.ndarray[Any, Any]], header: Any) -> SupportSet:
+    if set(tensors) != set(_DTYPES):
+        raise ArtefactError(f"release file holds tensors {sorted(tensors)}, expected {sorted(_DTYPES)}")
+    for name, dtype in _DTYPES.items():
+        if str(tensors[name].dtype) != dtype:
+            raise ArtefactError(f"release file's {name} are {tensors[name].dtype}, expected {dtype}")
+    if not isinstance(header, dict) or set(header) != {"format", "task", "provenance"}:
+        raise ArtefactError("release file's metadata must hold format, task and provenance, nothing else")
+    if header["format"] != FORMAT:
+        raise ArtefactError(f"release file has format {header['format']!r}, this software reads {FORMAT!r}; update it")
+    try:
+        return SupportSet(
+            images=torch.from_numpy(tensors["images"]),
+            labels=torch.from_numpy(tensors["labels"].astype(numpy.int64)),
+            soft_labels=torch.from_numpy(tensors["soft_labels"].astype(numpy.float32)),
+            multipliers=torch.from_numpy(tensors["multipliers"]),
+            task=_task(header["task"]),
+            provenance=Provenance(**header["provenance"]),
+        )
+    except DsvError as error:
+        raise ArtefactError(f"release file is inconsistent: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ArtefactError(f"release file's metadata is malformed: {error}") from None
+
+
+def _task(fields: Any) -> Task:
+    task = Task(**{**fields, **{name: tuple(fields[name]) for name in ("class_names", "mean", "std")}})
+    if not all(isinstance(name, str) for name in task.class_names):
+        raise TypeError("class names must be text")
+    return task

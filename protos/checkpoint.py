@@ -1,0 +1,57 @@
+"""A trained model as a file: weights, how to build it and what it classifies. safetensors, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from dsv import DsvError, ModelSpec, Task, build_model
+
+METADATA_KEY = "feddsv-model"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with everything needed to use it."""
+
+    model: nn.Module
+    spec: ModelSpec
+    task: Task
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint`` to ``path``."""
+    described = json.dumps({"spec": asdict(checkpoint.spec), "task": asdict(checkpoint.task)}, sort_keys=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    path.write_bytes(safetensors.torch.save(tensors, metadata={METADATA_KEY: described}))
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read what ``save_checkpoint`` wrote; the model is on the CPU, in eval mode.
+
+    Raises:
+        DsvError: no such file, not a checkpoint, or weights that do not fit its own description.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            described = json.loads(opened.metadata()[METADATA_KEY])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        spec = ModelSpec(**described["spec"])
+        tuples = {name: tuple(described["task"][name]) for name in ("class_names", "mean", "std")}
+        task = Task(**{**described["task"], **tuples})
+    except OSError as error:
+        raise DsvError(f"cannot read model {path}: {error.strerror or 'no such file'}; name a .safetensors file") from None
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
+        raise DsvError(f"{path} is not a model written by dsv, or it is truncated; write it again") from None
+    model = build_model(spec, seed=0)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise DsvError(f"the weights in {path} do not fit its architecture {spec.architecture}") from None
+    return Checkpoint(model.eval(), spec, task)

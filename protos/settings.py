@@ -1,0 +1,151 @@
+"""Every knob of a run, each with its one default and its one description.
+
+Flower carries these to the ServerApp and every ClientApp as the run's configuration; the command line offers the same
+as options. ``make generate`` writes the defaults into pyproject.toml, where Flower looks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from dsv import DISTANCES, KNOWN_TASKS, DsvError, ModelSpec, SynthesisConfig, Task, TrainingConfig
+
+IMAGEFOLDER = "imagefolder"
+PARTITIONERS = ("dirichlet", "iid")
+
+Scalar = bool | int | float | str
+
+
+def _option(default: Scalar, text: str, *, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Options of one run: federation and synthesis. Flower spells ``data_root`` as ``data-root``."""
+
+    data: str = _option("digits", "data set", choices=(*KNOWN_TASKS, IMAGEFOLDER))
+    data_root: str = _option("", "folder of the data set (an ImageFolder tree with train/ and test/, or torchvision's)")
+    classes: str = _option("", "imagefolder: class names, separated by commas, in label order")
+    channels: int = _option(3, "imagefolder: 1 (grey) or 3 (colour)")
+    image_size_px: int = _option(32, "imagefolder: side that images are resized to, in pixels")
+    partitioner: str = _option("dirichlet", "how the data is split over simulated clients", choices=PARTITIONERS)
+    dirichlet_alpha: float = _option(0.5, "label skew of the dirichlet partitioner; smaller is more skewed")
+    rounds: int = _option(12, "rounds of federated averaging")
+    local_epochs: int = _option(5, "passes over a client's own images in a round")
+    local_batch_size: int = _option(32, "images a step on a client")
+    local_learning_rate: float = _option(0.1, "SGD's learning rate on a client")
+    local_weight_decay: float = _option(5e-4, "SGD's weight decay on a client")
+    architecture: str = _option(
+        "convnet:64",
+        "the model that clients train, as name[:width[:norm]]: convnet, resnet18 or a torchvision classifier",
+    )
+    images_per_class: str = _option("1,10", "DSVs per class; several numbers, separated by commas, give several releases")
+    iterations: int = _option(SynthesisConfig.iterations, "optimiser steps of a synthesis")
+    image_step: float = _option(SynthesisConfig.image_step, "step size for pixels in [0, 1]")
+    multiplier_step: float = _option(SynthesisConfig.multiplier_step, "step size for the multipliers")
+    distance: str = _option(SynthesisConfig.distance, "distance in the stationarity term", choices=tuple(DISTANCES))
+    primal_weight: float = _option(SynthesisConfig.primal_weight, "weight of the primal term")
+    total_variation_weight: float = _option(SynthesisConfig.total_variation_weight, "weight of total variation")
+    norm_weight: float = _option(SynthesisConfig.norm_weight, "weight of the image norm")
+    augmented_weight: float = _option(SynthesisConfig.augmented_weight, "weight of the augmented copy (eta)")
+    start: str = _option("noise", "what DSVs start from: noise, or a folder of public images")
+    device: str = _option("cpu", "where to train and synthesise: cpu or cuda")
+    seed: int = _option(0, "seed of everything that is drawn")
+    run_dir: str = _option("", "folder for the run's files; empty makes a new one, runs/<UTC time>")
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            choices = entry.metadata["choices"]
+            if choices and getattr(self, entry.name) not in choices:
+                raise DsvError(
+                    f"{key_of(entry)} {getattr(self, entry.name)!r} is unknown; choose one of: {', '.join(choices)}"
+                )
+        for name in ("rounds", "local_epochs", "local_batch_size"):
+            if getattr(self, name) < 1:
+                raise DsvError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("dirichlet_alpha", "local_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise DsvError(f"{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for count in self.releases:
+            self.synthesis(count)
+
+    @classmethod
+    def from_run_config(cls, run_config: Mapping[str, Scalar]) -> RunSettings:
+        """Settings from Flower's run configuration; missing keys take their defaults.
+
+        Raises:
+            DsvError: an unknown key or a value of the wrong type.
+        """
+        known = {key_of(entry): entry for entry in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in run_config.items():
+            if key not in known:
+                raise DsvError(f"unknown option {key!r}; known ones: {', '.join(known)}")
+            wanted = type(known[key].default)
+            if wanted is float and type(value) is int:
+                value = float(value)
+            if type(value) is not wanted:
+                raise DsvError(f"option {key} must be of type {wanted.__name__}, got {value!r}")
+            values[known[key].name] = value
+        return cls(**values)
+
+    def to_run_config(self) -> dict[str, Scalar]:
+        """The settings under Flower's spelling of their names."""
+        return {key_of(entry): getattr(self, entry.name) for entry in fields(self)}
+
+    @property
+    def releases(self) -> tuple[int, ...]:
+        """Images per class of every release wanted."""
+        try:
+            return tuple(int(part) for part in self.images_per_class.split(","))
+        except ValueError:
+            raise DsvError(
+                f"images-per-class must be whole numbers separated by commas, got {self.images_per_class!r}"
+            ) from None
+
+    def task(self) -> Task:
+        """What is classified. An imagefolder's class names must have been given."""
+        if self.data != IMAGEFOLDER:
+            return KNOWN_TASKS[self.data]
+        if not self.classes:
+            raise DsvError("data imagefolder needs the option classes: the class names, separated by commas")
+        middle = (0.5,) * self.channels
+        return Task(self.channels, self.image_size_px, tuple(self.classes.split(",")), middle, middle)
+
+    def model_spec(self) -> ModelSpec:
+        """The teacher."""
+        return ModelSpec.parse(self.architecture, self.task())
+
+    def synthesis(self, images_per_class: int) -> SynthesisConfig:
+        """Options of the synthesis of one release."""
+        return SynthesisConfig(
+            images_per_class=images_per_class,
+            iterations=self.iterations,
+            image_step=self.image_step,
+            multiplier_step=self.multiplier_step,
+            distance=self.distance,
+            primal_weight=self.primal_weight,
+            total_variation_weight=self.total_variation_weight,
+            norm_weight=self.norm_weight,
+            augmented_weight=self.augmented_weight,
+        )
+
+    def local_training(self, examples: int) -> TrainingConfig:
+        """One round's training on a client that holds ``examples`` images."""
+        return TrainingConfig(
+            steps=self.local_epochs * -(-examples // self.local_batch_size),
+            optimiser="sgd",
+            learning_rate=self.local_learning_rate,
+            cosine=False,
+            weight_decay=self.local_weight_decay,
+            batch_size=self.local_batch_size,
+            crop=0.0,
+        )
+
+
+def key_of(entry: Field[Any]) -> str:
+    """Flower's and the command line's spelling of a setting's name."""
+    return entry.name.replace("_", "-")

@@ -1,0 +1,79 @@
+"""The Flower ServerApp: federated averaging, then synthesis, then publication."""
+
+from __future__ import annotations
+
+import time
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
+
+from dsv import DsvError, build_model
+from protos.checkpoint import Checkpoint, save_checkpoint
+from protos.settings import RunSettings
+from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
+from server.run_folder import ROUNDS_FOLDER, STORE_FOLDER, TEACHER_FILE, new_run_dir
+from server.store import DirectoryStore
+from server.strategy import GuardedFedAvg
+from server.synthesis_job import checked_device, synthesize_release
+
+ROUND_TIMEOUT_S = 3600.0
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, whole. Its folder holds the teacher, every round's model, the releases and the events."""
+    settings = RunSettings.from_run_config(context.run_config)
+    run_dir = Path(settings.run_dir) if settings.run_dir else new_run_dir(Path("runs"))
+    events = EventLog(run_dir)
+    try:
+        checked_device(settings.device)
+        teacher = _federate(grid, settings, run_dir, events)
+        _publish(teacher, settings, run_dir, events)
+    except DsvError as error:
+        events.write(Failed(str(error)))
+        raise
+
+
+def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog) -> Checkpoint:
+    started = time.perf_counter()
+    checkpoint = Checkpoint(
+        build_model(settings.model_spec(), seed=settings.seed), settings.model_spec(), settings.task()
+    )
+    (run_dir / ROUNDS_FOLDER).mkdir()
+
+    def keep(round_number: int, arrays: ArrayRecord) -> None:
+        checkpoint.model.load_state_dict(arrays.to_torch_state_dict())
+        save_checkpoint(run_dir / ROUNDS_FOLDER / f"{round_number:04d}.safetensors", checkpoint)
+
+    initial = ArrayRecord(checkpoint.model.state_dict())
+    strategy = GuardedFedAvg(initial, rounds=settings.rounds, on_event=events.write, on_round=keep)
+    result = strategy.start(grid, initial, num_rounds=settings.rounds, timeout=ROUND_TIMEOUT_S)
+    if len(result.arrays) == 0:
+        raise DsvError("no client returned usable weights in any round; the log names each reason")
+    save_checkpoint(run_dir / TEACHER_FILE, checkpoint)
+    events.write(FederationDone(str(checkpoint.spec), time.perf_counter() - started))
+    return checkpoint
+
+
+def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: EventLog) -> None:
+    started = time.perf_counter()
+    store = DirectoryStore(run_dir / STORE_FOLDER)
+    for images_per_class in settings.releases:
+        digest = synthesize_release(
+            teacher,
+            settings.synthesis(images_per_class),
+            store,
+            seed=settings.seed,
+            start=settings.start,
+            device=settings.device,
+            on_iteration=events.write,
+        )
+        path = store.path(digest)
+        log(INFO, "published %d DSVs per class: %s", images_per_class, path.absolute())
+        events.write(Published(digest, images_per_class, path.stat().st_size, str(path)))
+    events.write(SynthesisDone(time.perf_counter() - started))

@@ -1,0 +1,133 @@
+"""What a run tells while it goes on, as JSON lines: for progress, the ledger and curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dsv import DsvError
+
+FILE_NAME = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class BytesMoved:
+    """One message between server and client, as Flower serialises it. Clients are numbered in order of node id."""
+
+    round: int
+    client: int
+    purpose: str
+    direction: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """One round of federated averaging; ``refused`` counts errors and replies the allow-list refused."""
+
+    round: int
+    rounds: int
+    averaged: int
+    refused: int
+    train_loss: float | None
+
+
+@dataclass(frozen=True)
+class FederationDone:
+    """The global model is final."""
+
+    teacher: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class IterationDone:
+    """One step of a synthesis, with the terms of the loss."""
+
+    images_per_class: int
+    iteration: int
+    iterations: int
+    total: float
+    stationarity: float
+    primal: float
+    total_variation: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """A release is in the store."""
+
+    digest: str
+    images_per_class: int
+    size_bytes: int
+    path: str
+
+
+@dataclass(frozen=True)
+class SynthesisDone:
+    """All releases of the run are published."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run ended early; ``reason`` is one line for its owner."""
+
+    reason: str
+
+
+Event = BytesMoved | RoundDone | FederationDone | IterationDone | Published | SynthesisDone | Failed
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (BytesMoved, RoundDone, FederationDone, IterationDone, Published, SynthesisDone, Failed)
+}
+
+
+class EventLog:
+    """Appends events to a run's ``events.jsonl``; each line is on disk before ``write`` returns."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / FILE_NAME
+
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        line = json.dumps({"event": type(event).__name__, **asdict(event)})
+        with self._path.open("a", encoding="utf-8") as opened:
+            opened.write(line + "\n")
+
+
+class EventReader:
+    """Reads a run's events, those only that came since the last call."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / FILE_NAME
+        self._offset = 0
+
+    def new(self) -> Iterator[Event]:
+        """Events written since the last call; a line that is not whole yet waits for the next."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as opened:
+            opened.seek(self._offset)
+            for line in opened:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                yield _parsed(line)
+
+
+def read_events(run_dir: Path) -> list[Event]:
+    """All events of a run."""
+    return list(EventReader(run_dir).new())
+
+
+def _parsed(line: bytes) -> Event:
+    try:
+        fields = json.loads(line)
+        return _KINDS[fields.pop("event")](**fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DsvError(f"{FILE_NAME} holds a line that is no event: {line[:80]!r}") from None

@@ -1,0 +1,32 @@
+"""Where a run keeps what: the names inside ``runs/<UTC time>/``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dsv import DsvError
+
+TEACHER_FILE = "teacher.safetensors"
+ROUNDS_FOLDER = "rounds"
+STORE_FOLDER = "releases"
+RESULT_FILE = "result.json"
+FLOWER_LOG = "flower.log"
+LATEST = "latest"
+
+
+def new_run_dir(base: Path) -> Path:
+    """Make ``base/<UTC time>`` and point ``base/latest`` at it.
+
+    Raises:
+        DsvError: it cannot be made.
+    """
+    run_dir = base / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
+    try:
+        run_dir.mkdir(parents=True)
+        link = base / f".{LATEST}-{run_dir.name}"
+        link.symlink_to(run_dir.name)
+        link.replace(base / LATEST)
+    except OSError as error:
+        raise DsvError(f"cannot make the run's folder {run_dir}: {error.strerror}; choose another with --out") from None
+    return run_dir
