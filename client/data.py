@@ -15,6 +15,7 @@ from dsv import DsvError, Task, picture_paths, read_picture
 from protos.settings import IMAGEFOLDER
 
 SPLITS = ("train", "test")
+_CHECK_BATCH = 500
 _DIGITS_TEST_SHARE = 0.2
 _DIGITS_SPLIT_SEED = 0  # fixed: the test images are the same whatever the run's seed
 
@@ -156,9 +157,7 @@ def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
     found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
     if found != set(task.class_names):
         missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
-        raise DsvError(
-            f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}"
-        )
+        raise DsvError(f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(task.class_names):
@@ -173,3 +172,18 @@ def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
         lambda indices: sum(paths[i].stat().st_size for i in indices),
     )
 
+
+def check_images(split: ImageSplit, on_progress: Callable[[int, int], None]) -> None:
+    """Decode every image once and keep none.
+
+    Args:
+        on_progress: called with images checked and images in all.
+
+    Raises:
+        DsvError: one cannot be decoded.
+    """
+    total = len(split)
+    for begin in range(0, total, _CHECK_BATCH):
+        end = min(begin + _CHECK_BATCH, total)
+        split.load(range(begin, end))
+        on_progress(end, total)

@@ -88,12 +88,12 @@ def download(address: str, digest: str) -> Download:
 def _stub(address: str) -> Iterator[release_pb2_grpc.ReleaseServiceStub]:
     with grpc.insecure_channel(address) as channel:
         try:
-            yield release_pb2_grpc.ReleaseServiceStub(channel)
+            yield release_pb2_grpc.ReleaseServiceStub(channel)  # type: ignore[no-untyped-call]
         except grpc.RpcError as error:
             raise DsvError(_public_message(address, error.code(), error.details())) from None
 
 
-def _public_message(address: str, code: grpc.StatusCode, details: str) -> str:
+def _public_message(address: str, code: grpc.StatusCode, details: str | None) -> str:
     messages = {
         grpc.StatusCode.UNAVAILABLE: f"server {address} cannot be reached; check the address and that it runs",
         grpc.StatusCode.DEADLINE_EXCEEDED: f"server {address} did not answer within {TIMEOUT_S:.0f} s; try again",

@@ -16,6 +16,7 @@ from dsv.deepkkt import (
     stationarity_loss,
     total_variation,
 )
+from dsv.device import checked_device
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict
 from dsv.models import NORMS, ModelSpec, build_model
@@ -44,6 +45,7 @@ __all__ = [
     "accuracy",
     "build_model",
     "check_fits",
+    "checked_device",
     "deepkkt_loss",
     "from_uint8",
     "image_norm",

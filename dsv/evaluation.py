@@ -17,7 +17,7 @@ def predict(model: nn.Module, images: Tensor, task: Task, *, device: torch.devic
     model.eval()
     batches = [
         torch.softmax(model(from_uint8(batch, task, device=device, dtype=torch.float32)).float(), dim=1).cpu()
-        for batch in images.split(_BATCH_SIZE)
+        for batch in torch.split(images, _BATCH_SIZE)
     ]
     return torch.cat(batches) if batches else torch.empty(0, task.classes)
 

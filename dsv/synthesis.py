@@ -38,7 +38,7 @@ class SynthesisConfig:
 
     images_per_class: int = 10
     iterations: int = 250
-    image_step: float = 0.03
+    image_step: float = 0.02
     multiplier_step: float = 0.1
     distance: str = "layer-cosine"
     primal_weight: float = 0.1
@@ -63,9 +63,7 @@ class SynthesisConfig:
     @property
     def weights(self) -> KktWeights:
         """Weights of Eq. 9."""
-        return KktWeights(
-            self.primal_weight, self.total_variation_weight, self.norm_weight, self.augmented_weight
-        )
+        return KktWeights(self.primal_weight, self.total_variation_weight, self.norm_weight, self.augmented_weight)
 
     def augmentation(self, task: Task) -> Augmentation:
         """A of Algorithm 1 for ``task``."""
@@ -127,7 +125,16 @@ def synthesize(
     pixels = _starting_pixels(task, count, start, generator).to(device)
     check_fits(model, task, device)
     multipliers = torch.rand(count, generator=generator).to(device)
-    _descend(model, task, config, pixels, multipliers, labels.to(device), generator, on_iteration)
+    _descend(
+        model,
+        task,
+        config,
+        pixels=pixels,
+        multipliers=multipliers,
+        labels=labels.to(device),
+        generator=generator,
+        on_iteration=on_iteration,
+    )
     images = to_uint8(pixels)
     return SupportSet(
         images=images,
@@ -177,6 +184,7 @@ def _descend(
     model: nn.Module,
     task: Task,
     config: SynthesisConfig,
+    *,
     pixels: Tensor,
     multipliers: Tensor,
     labels: Tensor,

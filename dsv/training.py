@@ -108,9 +108,7 @@ def train(
 def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     if config.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd or adamw")

@@ -29,7 +29,7 @@ REPLY_METRICS = frozenset({EXAMPLES, LOSS})
 MAX_EXAMPLES = 10**9
 
 
-class Refused(DsvError):
+class RefusedError(DsvError):
     """A message that holds something the allow-list does not name."""
 
 
@@ -50,60 +50,60 @@ def layout_of(arrays: ArrayRecord) -> Layout:
 
 
 def check_reply(content: RecordDict, expected: Layout) -> None:
-    """Raise Refused unless ``content`` is what a device may send, for a model of layout ``expected``."""
+    """Raise RefusedError unless ``content`` is what a device may send, for a model of layout ``expected``."""
     _only_records(content, {ARRAYS: ArrayRecord, METRICS: MetricRecord})
     metrics = content.metric_records[METRICS]
     if unknown := set(metrics) - REPLY_METRICS:
-        raise Refused(f"metric {_named(unknown)} is not on the allow-list")
+        raise RefusedError(f"metric {_named(unknown)} is not on the allow-list")
     examples = metrics.get(EXAMPLES)
     if type(examples) is not int or not 1 <= examples <= MAX_EXAMPLES:
-        raise Refused(f"{EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}")
+        raise RefusedError(f"{EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}")
     for key, value in metrics.items():
         if isinstance(value, list) or not math.isfinite(value):
-            raise Refused(f"metric {key!r} must be one finite number")
+            raise RefusedError(f"metric {key!r} must be one finite number")
     _check_arrays(content.array_records[ARRAYS], expected)
 
 
 def check_instruction(content: RecordDict, expected: Layout) -> None:
-    """Raise Refused unless ``content`` is what the server may send to a device."""
+    """Raise RefusedError unless ``content`` is what the server may send to a device."""
     _only_records(content, {ARRAYS: ArrayRecord, CONFIG: ConfigRecord})
     config = content.config_records[CONFIG]
     if set(config) != {ROUND} or type(config[ROUND]) is not int:
-        raise Refused(f"the instruction may hold {ROUND} alone, a whole number; got {_named(set(config))}")
+        raise RefusedError(f"the instruction may hold {ROUND} alone, a whole number; got {_named(set(config))}")
     _check_arrays(content.array_records[ARRAYS], expected)
 
 
 def _only_records(content: RecordDict, allowed: dict[str, type]) -> None:
     if unknown := set(content) - set(allowed):
-        raise Refused(f"record {_named(unknown)} is not on the allow-list")
+        raise RefusedError(f"record {_named(unknown)} is not on the allow-list")
     for name, kind in allowed.items():
         if type(content.get(name)) is not kind:
-            raise Refused(f"record {name!r} is missing or not of type {kind.__name__}")
+            raise RefusedError(f"record {name!r} is missing or not of type {kind.__name__}")
 
 
 def _check_arrays(arrays: ArrayRecord, expected: Layout) -> None:
     if unknown := set(arrays) - set(expected):
-        raise Refused(f"array {_named(unknown)} is not one of the model's")
+        raise RefusedError(f"array {_named(unknown)} is not one of the model's")
     if missing := set(expected) - set(arrays):
-        raise Refused(f"array {_named(missing)} of the model is missing")
+        raise RefusedError(f"array {_named(missing)} of the model is missing")
     for name, array in arrays.items():
         stated = ArrayLayout(array.dtype, tuple(array.shape))
         if stated != expected[name]:
-            raise Refused(f"array {name!r} is {stated.dtype} {stated.shape}, expected {expected[name]}")
+            raise RefusedError(f"array {name!r} is {stated.dtype} {stated.shape}, expected {expected[name]}")
         values = _values(name, array)
         if ArrayLayout(str(values.dtype), values.shape) != expected[name]:
-            raise Refused(f"array {name!r} states another layout than its data has")
+            raise RefusedError(f"array {name!r} states another layout than its data has")
         if Array(values).data != array.data:
-            raise Refused(f"array {name!r} carries bytes beside its values")
+            raise RefusedError(f"array {name!r} carries bytes beside its values")
         if values.dtype.kind == "f" and not bool(numpy.isfinite(values).all()):
-            raise Refused(f"array {name!r} holds NaN or infinity")
+            raise RefusedError(f"array {name!r} holds NaN or infinity")
 
 
-def _values(name: str, array: Array) -> numpy.ndarray:  # type: ignore[type-arg]
+def _values(name: str, array: Array) -> numpy.ndarray:
     try:
         return array.numpy()
     except Exception:  # Flower's and numpy's own exceptions for hostile bytes are of many types
-        raise Refused(f"array {name!r} cannot be read") from None
+        raise RefusedError(f"array {name!r} cannot be read") from None
 
 
 def _named(names: set[str]) -> str:

@@ -41,12 +41,14 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             described = json.loads(opened.metadata()[METADATA_KEY])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not iterable itself)
         spec = ModelSpec(**described["spec"])
         tuples = {name: tuple(described["task"][name]) for name in ("class_names", "mean", "std")}
         task = Task(**{**described["task"], **tuples})
     except OSError as error:
-        raise DsvError(f"cannot read model {path}: {error.strerror or 'no such file'}; name a .safetensors file") from None
+        raise DsvError(
+            f"cannot read model {path}: {error.strerror or 'no such file'}; name a .safetensors file"
+        ) from None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
         raise DsvError(f"{path} is not a model written by dsv, or it is truncated; write it again") from None
     model = build_model(spec, seed=0)

@@ -18,7 +18,8 @@ PARTITIONERS = ("dirichlet", "iid")
 Scalar = bool | int | float | str
 
 
-def _option(default: Scalar, text: str, *, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Scalar, text: str, *, choices: tuple[str, ...] = ()) -> Any:
+    """A field of a settings class with its description, and its permitted values when there are few."""
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
@@ -26,35 +27,37 @@ def _option(default: Scalar, text: str, *, choices: tuple[str, ...] = ()) -> Any
 class RunSettings:
     """Options of one run: federation and synthesis. Flower spells ``data_root`` as ``data-root``."""
 
-    data: str = _option("digits", "data set", choices=(*KNOWN_TASKS, IMAGEFOLDER))
-    data_root: str = _option("", "folder of the data set (an ImageFolder tree with train/ and test/, or torchvision's)")
-    classes: str = _option("", "imagefolder: class names, separated by commas, in label order")
-    channels: int = _option(3, "imagefolder: 1 (grey) or 3 (colour)")
-    image_size_px: int = _option(32, "imagefolder: side that images are resized to, in pixels")
-    partitioner: str = _option("dirichlet", "how the data is split over simulated clients", choices=PARTITIONERS)
-    dirichlet_alpha: float = _option(0.5, "label skew of the dirichlet partitioner; smaller is more skewed")
-    rounds: int = _option(12, "rounds of federated averaging")
-    local_epochs: int = _option(5, "passes over a client's own images in a round")
-    local_batch_size: int = _option(32, "images a step on a client")
-    local_learning_rate: float = _option(0.1, "SGD's learning rate on a client")
-    local_weight_decay: float = _option(5e-4, "SGD's weight decay on a client")
-    architecture: str = _option(
+    data: str = option("digits", "data set", choices=(*KNOWN_TASKS, IMAGEFOLDER))
+    data_root: str = option("", "folder of the data set (an ImageFolder tree with train/ and test/, or torchvision's)")
+    classes: str = option("", "imagefolder: class names, separated by commas, in label order")
+    channels: int = option(3, "imagefolder: 1 (grey) or 3 (colour)")
+    image_size_px: int = option(32, "imagefolder: side that images are resized to, in pixels")
+    partitioner: str = option("dirichlet", "how the data is split over simulated clients", choices=PARTITIONERS)
+    dirichlet_alpha: float = option(0.5, "label skew of the dirichlet partitioner; smaller is more skewed")
+    rounds: int = option(16, "rounds of federated averaging")
+    local_epochs: int = option(5, "passes over a client's own images in a round")
+    local_batch_size: int = option(32, "images a step on a client")
+    local_learning_rate: float = option(0.15, "SGD's learning rate on a client")
+    local_weight_decay: float = option(5e-4, "SGD's weight decay on a client")
+    architecture: str = option(
         "convnet:64",
         "the model that clients train, as name[:width[:norm]]: convnet, resnet18 or a torchvision classifier",
     )
-    images_per_class: str = _option("1,10", "DSVs per class; several numbers, separated by commas, give several releases")
-    iterations: int = _option(SynthesisConfig.iterations, "optimiser steps of a synthesis")
-    image_step: float = _option(SynthesisConfig.image_step, "step size for pixels in [0, 1]")
-    multiplier_step: float = _option(SynthesisConfig.multiplier_step, "step size for the multipliers")
-    distance: str = _option(SynthesisConfig.distance, "distance in the stationarity term", choices=tuple(DISTANCES))
-    primal_weight: float = _option(SynthesisConfig.primal_weight, "weight of the primal term")
-    total_variation_weight: float = _option(SynthesisConfig.total_variation_weight, "weight of total variation")
-    norm_weight: float = _option(SynthesisConfig.norm_weight, "weight of the image norm")
-    augmented_weight: float = _option(SynthesisConfig.augmented_weight, "weight of the augmented copy (eta)")
-    start: str = _option("noise", "what DSVs start from: noise, or a folder of public images")
-    device: str = _option("cpu", "where to train and synthesise: cpu or cuda")
-    seed: int = _option(0, "seed of everything that is drawn")
-    run_dir: str = _option("", "folder for the run's files; empty makes a new one, runs/<UTC time>")
+    images_per_class: str = option(
+        "1,10", "DSVs per class; several numbers, separated by commas, give several releases"
+    )
+    iterations: int = option(SynthesisConfig.iterations, "optimiser steps of a synthesis")
+    image_step: float = option(SynthesisConfig.image_step, "step size for pixels in [0, 1]")
+    multiplier_step: float = option(SynthesisConfig.multiplier_step, "step size for the multipliers")
+    distance: str = option(SynthesisConfig.distance, "distance in the stationarity term", choices=tuple(DISTANCES))
+    primal_weight: float = option(SynthesisConfig.primal_weight, "weight of the primal term")
+    total_variation_weight: float = option(SynthesisConfig.total_variation_weight, "weight of total variation")
+    norm_weight: float = option(SynthesisConfig.norm_weight, "weight of the image norm")
+    augmented_weight: float = option(SynthesisConfig.augmented_weight, "weight of the augmented copy (eta)")
+    start: str = option("noise", "what DSVs start from: noise, or a folder of public images")
+    device: str = option("cpu", "where to train and synthesise: cpu or cuda")
+    seed: int = option(0, "seed of everything that is drawn")
+    run_dir: str = option("", "folder for the run's files; empty makes a new one, runs/<UTC time>")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -85,11 +88,10 @@ class RunSettings:
             if key not in known:
                 raise DsvError(f"unknown option {key!r}; known ones: {', '.join(known)}")
             wanted = type(known[key].default)
-            if wanted is float and type(value) is int:
-                value = float(value)
-            if type(value) is not wanted:
+            converted = float(value) if wanted is float and type(value) is int else value
+            if type(converted) is not wanted:
                 raise DsvError(f"option {key} must be of type {wanted.__name__}, got {value!r}")
-            values[known[key].name] = value
+            values[known[key].name] = converted
         return cls(**values)
 
     def to_run_config(self) -> dict[str, Scalar]:

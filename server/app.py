@@ -10,14 +10,14 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from dsv import DsvError, build_model
+from dsv import DsvError, build_model, checked_device
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import RunSettings
 from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
 from server.run_folder import ROUNDS_FOLDER, STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
 from server.strategy import GuardedFedAvg
-from server.synthesis_job import checked_device, synthesize_release
+from server.synthesis_job import synthesize_release
 
 ROUND_TIMEOUT_S = 3600.0
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dsv import DsvError
 from protos import artefact, release_pb2, release_pb2_grpc
-from server.store import ReleaseStore, UnknownRelease
+from server.store import ReleaseStore, UnknownReleaseError
 
 SERVICE_NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
 CHUNK_SIZE_BYTES = 1 << 20
@@ -53,7 +53,7 @@ class _ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "digest must be 64 lowercase hexadecimal digits")
         try:
             content = self._store.read(request.digest)
-        except UnknownRelease:
+        except UnknownReleaseError:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no release {request.digest}")
         if artefact.digest(content) != request.digest:
             context.abort(grpc.StatusCode.DATA_LOSS, f"release {request.digest} was altered in the store")
@@ -75,7 +75,7 @@ def run_server(store: ReleaseStore, *, host: str = "127.0.0.1", port: int = 0) -
     """
     # Without SO_REUSEPORT off, two servers would share a port silently instead of one being refused.
     server = grpc.server(ThreadPoolExecutor(_WORKERS), options=[("grpc.so_reuseport", 0)])
-    release_pb2_grpc.add_ReleaseServiceServicer_to_server(_ReleaseService(store), server)
+    release_pb2_grpc.add_ReleaseServiceServicer_to_server(_ReleaseService(store), server)  # type: ignore[no-untyped-call]
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     try:

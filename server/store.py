@@ -16,7 +16,7 @@ SUFFIX = ".dsv"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class UnknownRelease(DsvError):
+class UnknownReleaseError(DsvError):
     """The store has no release of that digest."""
 
 
@@ -50,7 +50,7 @@ class ReleaseStore(ABC):
         """The file of a release.
 
         Raises:
-            UnknownRelease: there is none of that digest.
+            UnknownReleaseError: there is none of that digest.
         """
 
 
@@ -72,7 +72,9 @@ class MemoryStore(ReleaseStore):
 
     def read(self, digest: str) -> bytes:
         if digest not in self._contents:
-            raise UnknownRelease(f"no release {digest[:80]!r} in the store; list the releases to see what there is")
+            raise UnknownReleaseError(
+                f"no release {digest[:80]!r} in the store; list the releases to see what there is"
+            )
         return self._contents[digest]
 
 
@@ -98,15 +100,15 @@ class DirectoryStore(ReleaseStore):
         return name
 
     def list(self) -> list[StoredRelease]:
-        found = [
-            (path.stem, path.stat()) for path in self._folder.glob(f"*{SUFFIX}") if _DIGEST.fullmatch(path.stem)
-        ]
+        found = [(path.stem, path.stat()) for path in self._folder.glob(f"*{SUFFIX}") if _DIGEST.fullmatch(path.stem)]
         found.sort(key=lambda entry: (-entry[1].st_mtime_ns, entry[0]))
         return [StoredRelease(name, stat.st_size, int(stat.st_mtime)) for name, stat in found]
 
     def read(self, digest: str) -> bytes:
         if not _DIGEST.fullmatch(digest) or not self.path(digest).exists():
-            raise UnknownRelease(f"no release {digest[:80]!r} in the store; list the releases to see what there is")
+            raise UnknownReleaseError(
+                f"no release {digest[:80]!r} in the store; list the releases to see what there is"
+            )
         return self.path(digest).read_bytes()
 
     def _write_atomically(self, path: Path, content: bytes) -> None:

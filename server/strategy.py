@@ -104,7 +104,7 @@ class GuardedFedAvg(FedAvg):
             return f"error {reply.error.code}: {(reply.error.reason or '').strip()[:200]}"
         try:
             allowlist.check_reply(reply.content, self._layout)
-        except allowlist.Refused as refusal:
+        except allowlist.RefusedError as refusal:
             return str(refusal)
         return None
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from dsv import DsvError, KktTerms, Start, SynthesisConfig, synthesize
+from dsv import KktTerms, Start, SynthesisConfig, checked_device, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from server.events import IterationDone
@@ -49,23 +48,6 @@ def synthesize_release(
         on_iteration=lambda done, terms: on_iteration(_event(config, done, terms)),
     )
     return store.publish(artefact.encode(support_set))
-
-
-def checked_device(name: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        DsvError: no such device on this machine.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DsvError(f"unknown device {name!r}; choose cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DsvError(f"device {name} was asked for, but this machine has no usable CUDA; use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise DsvError(f"device {name!r} is not supported; choose cpu, cuda or cuda:N")
-    return device
 
 
 def _start(start: str, teacher: Checkpoint, config: SynthesisConfig) -> Tensor:

@@ -1,0 +1,189 @@
+"""The console command ``dsv``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from deploy.options import HarnessSettings, options_of
+from dsv import DsvError
+from protos.settings import RunSettings
+
+_QUIET = click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
+_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for runs."
+)
+_SYNTHESIS = (
+    "images_per_class",
+    "iterations",
+    "image_step",
+    "multiplier_step",
+    "distance",
+    "primal_weight",
+    "total_variation_weight",
+    "norm_weight",
+    "augmented_weight",
+    "start",
+    "device",
+    "seed",
+)
+
+
+class _Commands(click.Group):
+    """Prints what the user can mend as one line, without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DsvError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="feddsv")
+def cli() -> None:
+    """Federated edge-to-server distillation with Deep Support Vectors.
+
+    Images stay on the devices; the server gets weights alone, synthesises a few images a class from them, and
+    newcomers of any architecture train from those.
+    """
+
+
+@cli.command()
+@_QUIET
+@_OUT
+def demo(quiet: bool, out: Path) -> None:
+    """The main job on the bundled handwritten digits, end to end, with every default."""
+    _simulate(RunSettings(), HarnessSettings(), out, quiet)
+
+
+@cli.command()
+@options_of(RunSettings, without=("run_dir",))
+@options_of(HarnessSettings)
+@_OUT
+@_QUIET
+def simulate(out: Path, quiet: bool, **values: Any) -> None:
+    """A federation on this machine: train, synthesise, publish, distribute, measure newcomers and rivals."""
+    names = set(HarnessSettings.__dataclass_fields__)
+    harness = HarnessSettings(**{name: value for name, value in values.items() if name in names})
+    _simulate(RunSettings(**{name: value for name, value in values.items() if name not in names}), harness, out, quiet)
+
+
+def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet: bool) -> None:
+    from deploy.progress import display
+    from deploy.report import print_report
+    from deploy.simulate import simulate as run
+
+    with display(quiet=quiet) as shown:
+        run_dir, result = run(settings, harness, out, shown)
+    print_report(result, run_dir)
+
+
+@cli.command()
+@click.option("--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it.")
+@click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder to publish into.")
+@options_of(RunSettings, only=_SYNTHESIS)
+@_QUIET
+def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
+    """Synthesise releases from a trained model's file and publish them into a store."""
+    from deploy.progress import display
+    from deploy.simulate import show_event
+    from protos.checkpoint import load_checkpoint
+    from server.events import Published
+    from server.store import DirectoryStore
+    from server.synthesis_job import synthesize_release
+
+    settings = RunSettings(**values)
+    checkpoint, target = load_checkpoint(teacher), DirectoryStore(store)
+    with display(quiet=quiet) as shown:
+        for count in settings.releases:
+            digest = synthesize_release(
+                checkpoint,
+                settings.synthesis(count),
+                target,
+                seed=settings.seed,
+                start=settings.start,
+                device=settings.device,
+                on_iteration=lambda event: show_event(event, shown),
+            )
+            path = target.path(digest)
+            show_event(Published(digest, count, path.stat().st_size, str(path)), shown)
+
+
+@cli.command()
+@click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder of releases.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=50061, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
+def serve(store: Path, host: str, port: int) -> None:
+    """Serve a store's releases over gRPC until interrupted."""
+    from server.distribution import run_server
+    from server.store import DirectoryStore
+
+    if not store.is_dir():
+        raise DsvError(f"store {store} does not exist; name a folder of releases, such as runs/latest/releases")
+    with run_server(DirectoryStore(store), host=host, port=port) as address:
+        click.echo(f"serving {store} on {address}; interrupt to stop")
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+        try:
+            stop.wait()
+        except KeyboardInterrupt:
+            click.echo("stopping")
+
+
+@cli.command()
+@click.option("--server", required=True, help="Address host:port of a distribution service.")
+@click.option("--release", default="", help="Digest of the release, or its first digits; the newest when left out.")
+@click.option("--architecture", default="convnet:64", show_default=True, help="Model to train, name[:width[:norm]].")
+@click.option("--labels", default="soft", type=click.Choice(["hard", "soft"]), show_default=True, help="Targets.")
+@options_of(HarnessSettings, only=("newcomer_steps",))
+@options_of(RunSettings, only=("device", "seed"))
+@click.option("--save-release", type=click.Path(path_type=Path), help="Keep the release's file.")
+@click.option("--save-model", type=click.Path(path_type=Path), help="Keep the trained model.")
+@click.option("--data", default="", help="Data set of one's own to test on: a name as in 'dsv simulate'.")
+@click.option("--data-root", default="", help="Its folder.")
+@_QUIET
+def bootstrap(**values: Any) -> None:
+    """Download a release and train a model of any architecture from it."""
+    from deploy.newcomer import NewcomerOptions, bootstrap_newcomer
+
+    bootstrap_newcomer(NewcomerOptions(**values))
+
+
+@cli.command()
+@click.argument("release", type=click.Path(path_type=Path))
+def inspect(release: Path) -> None:
+    """Print what a RELEASE file holds."""
+    from deploy.inspect import print_release
+
+    print_release(release)
+
+
+@cli.command()
+@click.argument("release", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def export(release: Path, folder: Path) -> None:
+    """Write a RELEASE's images into FOLDER: PNGs in ImageFolder layout, and a contact sheet."""
+    from deploy.inspect import export as write
+
+    click.echo(f"{write(release, folder)} images in {folder}/images, contact sheet {folder}/contact-sheet.png")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # unwinds, so that every process that was started is ended
+
+
+def main() -> None:
+    """Entry point."""
+    signal.signal(signal.SIGTERM, _terminated)
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What a release holds, in words and as picture files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from deploy.report import format_bytes
+from dsv import DsvError, SupportSet, write_picture
+from protos import artefact
+
+_GAP_PX = 2
+_CELL_MIN_PX = 64
+
+
+def print_release(path: Path) -> None:
+    """Print everything a release file holds but the pixels."""
+    content = _bytes_of(path)
+    support_set = artefact.load(path)
+    task, origin = support_set.task, support_set.provenance
+    console = Console(highlight=False)
+    console.print(f"release {artefact.digest(content)}", soft_wrap=True)
+    facts = {
+        "file": f"{path} ({format_bytes(len(content))})",
+        "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, uint8",
+        "normalisation": f"mean {task.mean}, std {task.std}",
+        "teacher": f"{origin.teacher_architecture}, sha256 {origin.teacher_sha256}",
+        "start": f"{origin.start}, seed {origin.seed}",
+        "options": ", ".join(f"{name} {value}" for name, value in sorted(origin.config.items())),
+        "versions": ", ".join(f"{name} {value}" for name, value in sorted(origin.versions.items())),
+    }
+    for name, value in facts.items():
+        console.print(f"  {name + ':':<15}{value}", soft_wrap=True, markup=False)
+    console.print(_class_table(support_set))
+
+
+def _class_table(support_set: SupportSet) -> Table:
+    table = Table("class", "images", "sum of lambda", "lambda = 0", "teacher's confidence")
+    for label, name in enumerate(support_set.task.class_names):
+        own = support_set.labels == label
+        multipliers, confidence = support_set.multipliers[own], support_set.soft_labels[own, label]
+        mean = f"{float(confidence.mean()):.1%}" if len(confidence) else "-"
+        zero = int((multipliers == 0).sum())
+        table.add_row(name, str(int(own.sum())), f"{float(multipliers.sum()):.3f}", str(zero), mean)
+    return table
+
+
+def export(path: Path, folder: Path) -> int:
+    """Write a release's images as PNG in ImageFolder layout, and ``contact-sheet.png`` beside the class folders.
+
+    Returns:
+        Number of images written.
+
+    Raises:
+        DsvError: not a release, or the folder is not empty.
+    """
+    support_set = artefact.load(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DsvError(f"{folder} is not an empty folder; name a new one")
+    for label, name in enumerate(support_set.task.class_names):
+        # A class name is text from the other side: it must not lead out of the folder.
+        own_folder = folder / "images" / f"{label:04d}_{''.join(c if c.isalnum() else '_' for c in name)[:80]}"
+        own_folder.mkdir(parents=True)
+        own = torch.nonzero(support_set.labels == label).flatten().tolist()
+        for rank, index in enumerate(sorted(own, key=lambda i: -float(support_set.multipliers[i]))):
+            write_picture(own_folder / f"{rank:04d}.png", support_set.images[index])
+    write_picture(folder / "contact-sheet.png", contact_sheet(support_set))
+    return len(support_set)
+
+
+def contact_sheet(support_set: SupportSet) -> torch.Tensor:
+    """(C, H, W) uint8: a row per class, largest multiplier first; small images are enlarged by whole factors."""
+    task = support_set.task
+    scale = max(1, -(-_CELL_MIN_PX // task.image_size_px))
+    cell = task.image_size_px * scale + _GAP_PX
+    columns = int(torch.bincount(support_set.labels).max())
+    sheet = torch.full((task.channels, task.classes * cell + _GAP_PX, columns * cell + _GAP_PX), 255, dtype=torch.uint8)
+    for label in range(task.classes):
+        own = torch.nonzero(support_set.labels == label).flatten()
+        order = own[torch.argsort(support_set.multipliers[own], descending=True, stable=True)]
+        for column, index in enumerate(order.tolist()):
+            top, left = label * cell + _GAP_PX, column * cell + _GAP_PX
+            large = support_set.images[index].repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+            sheet[:, top : top + large.shape[1], left : left + large.shape[2]] = large
+    return sheet
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DsvError(f"cannot read release {path}: {error.strerror}; name a .dsv file") from None

@@ -1,0 +1,83 @@
+"""``dsv bootstrap``: one newcomer on its own machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.bootstrap import newcomer_training, train_newcomer
+from client.data import open_split
+from client.download import ReleaseInfo, download, list_releases
+from deploy.progress import display
+from deploy.report import format_bytes
+from dsv import DsvError, ModelSpec, accuracy, checked_device
+from protos.checkpoint import Checkpoint, save_checkpoint
+from protos.settings import IMAGEFOLDER, RunSettings
+
+
+@dataclass(frozen=True)
+class NewcomerOptions:
+    """Options of ``dsv bootstrap``; its help describes them."""
+
+    server: str
+    release: str
+    architecture: str
+    labels: str
+    newcomer_steps: int
+    device: str
+    seed: int
+    save_release: Path | None
+    save_model: Path | None
+    data: str
+    data_root: str
+    quiet: bool
+
+
+def bootstrap_newcomer(options: NewcomerOptions) -> None:
+    """Download, train, test where there is something to test on.
+
+    Raises:
+        DsvError: anything that the user can mend.
+    """
+    checked_device(options.device)
+    chosen = _chosen(options)
+    got = download(options.server, chosen.digest)
+    task = got.support_set.task
+    if options.save_release:
+        options.save_release.write_bytes(got.content)
+    if options.data not in ("", IMAGEFOLDER) and RunSettings(data=options.data).task().image_shape != task.image_shape:
+        raise DsvError(
+            f"data {options.data} does not fit the release, whose images are {task.image_shape}; use data that does"
+        )
+    with display(quiet=options.quiet) as shown:
+        shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
+        config = newcomer_training(options.newcomer_steps)
+        model = train_newcomer(
+            options.architecture,
+            got.support_set.images,
+            got.support_set.targets(options.labels),
+            task,
+            config,
+            seed=options.seed,
+            device=options.device,
+            on_step=lambda done, loss: shown.update("training", done, config.steps, f"loss {loss:.3f}"),
+        )
+        if options.save_model:
+            save_checkpoint(options.save_model, Checkpoint(model, ModelSpec.parse(options.architecture, task), task))
+            shown.say(f"model: {options.save_model}")
+        if options.data:
+            test = open_split(options.data, options.data_root, "test", task)
+            score = accuracy(model, test.images(), test.labels, task, device=options.device)
+            shown.say(f"test accuracy on {options.data}: {score:.1%} of {len(test)} images")
+
+
+def _chosen(options: NewcomerOptions) -> ReleaseInfo:
+    releases = list_releases(options.server)
+    if not releases:
+        raise DsvError(f"server {options.server} has no release yet; publish one with 'dsv synthesize'")
+    found = [entry for entry in releases if entry.digest.startswith(options.release)]
+    if not found:
+        raise DsvError(f"server {options.server} has no release {options.release}; it has: {releases[0].digest}, ...")
+    if options.release and len(found) > 1:
+        raise DsvError(f"{options.release} names {len(found)} releases; give more digits")
+    return found[0]

@@ -1,0 +1,62 @@
+"""Command-line options made from settings classes, so that each has one default and one description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import click
+
+from client.bootstrap import NEWCOMER_STEPS
+from dsv import DsvError
+from protos.settings import key_of, option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class HarnessSettings:
+    """Options of a simulation that the federation itself does not need: its size, and what is measured after it."""
+
+    clients: int = option(8, "number of simulated clients")
+    newcomers: str = option(
+        "convnet:64,resnet18:16", "architectures that train from each release; the first is every rival's too"
+    )
+    newcomer_seeds: int = option(3, "runs behind each mean and standard deviation")
+    newcomer_steps: int = option(NEWCOMER_STEPS, "optimiser steps of a newcomer and of every rival")
+
+    def __post_init__(self) -> None:
+        if self.clients < 2:
+            raise DsvError(f"a federation needs at least 2 clients, got {self.clients}")
+        for name in ("newcomer_seeds", "newcomer_steps"):
+            if getattr(self, name) < 1:
+                raise DsvError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The newcomers' architectures."""
+        return tuple(part.strip() for part in self.newcomers.split(","))
+
+
+def options_of(
+    settings: type[Any], *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()
+) -> Callable[[Command], Command]:
+    """A decorator that adds ``--data-root`` and so on for the fields of a settings class."""
+
+    def decorate(command: Command) -> Command:
+        for entry in reversed(fields(settings)):
+            if (only and entry.name not in only) or entry.name in without:
+                continue
+            choices = entry.metadata["choices"]
+            command = click.option(
+                f"--{key_of(entry)}",
+                entry.name,
+                default=entry.default,
+                type=click.Choice(choices) if choices else type(entry.default),
+                show_default=entry.default != "",
+                help=entry.metadata["help"] + ".",
+            )(command)
+        return command
+
+    return decorate

@@ -1,0 +1,69 @@
+"""A run's result as a table for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.result import NewcomerRow, Result, RivalRow
+
+
+def print_report(result: Result, run_dir: Path) -> None:
+    """Newcomers, and beside them what they could have had instead."""
+    console = Console(highlight=False)
+    table = Table(title="Test accuracy of newcomers and of their rivals", title_justify="left")
+    for heading in ("model trained from", "architecture", "labels"):
+        table.add_column(heading)
+    for heading in ("images/class", "accuracy", "download"):
+        table.add_column(heading, justify="right")
+    for row in result.newcomers:
+        table.add_row("[bold]DSVs[/bold]", row.architecture, row.labels, str(row.images_per_class), *_figures(row))
+    table.add_section()
+    for rival in result.rivals:
+        what, labels = _RIVALS[rival.name]
+        count = str(rival.images_per_class) if rival.images_per_class else "-"
+        table.add_row(what, rival.architecture, labels, count, *_figures(rival))
+    console.print(table)
+    for line in _lines(result):
+        console.print(line, soft_wrap=True)
+    console.print(f"result: {run_dir / 'result.json'}", soft_wrap=True)
+
+
+_RIVALS = {
+    "untrained": ("nothing (untrained)", "-"),
+    "noise_soft": ("noise images", "soft"),
+    "random_real_hard": ("random real images", "hard"),
+    "random_real_soft": ("random real images", "soft"),
+    "teacher_weights": ("the teacher's weights, sent", "-"),
+}
+
+
+def _figures(row: NewcomerRow | RivalRow) -> tuple[str, str]:
+    spread = "" if row.accuracy_std == 0 else f" ± {row.accuracy_std:.1%}"
+    return f"{row.accuracy_mean:.1%}{spread}", format_bytes(row.downloaded_bytes)
+
+
+def format_bytes(size_bytes: int) -> str:
+    """Bytes with a thousands separator up to 100 kB, then kB or MB (powers of ten)."""
+    if size_bytes < 100_000:
+        return f"{size_bytes:,} B"
+    return f"{size_bytes / 1e3:,.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _lines(result: Result) -> list[str]:
+    def total(purpose: str, direction: str) -> int:
+        return sum(row.bytes for row in result.ledger if (row.purpose, row.direction) == (purpose, direction))
+
+    up, down = total("weights", "up"), total("weights", "down")
+    raw = total("raw_images_instead", "up")
+    rounds = max(row.round for row in result.ledger)
+    clients = len({row.client for row in result.ledger if row.purpose == "weights"})
+    seconds = result.seconds
+    return [
+        f"federation: {clients} clients, {rounds} rounds: {format_bytes(up)} up, {format_bytes(down)} down "
+        f"as Flower's messages carry them; uploading the images themselves would take {format_bytes(raw)}",
+        f"seconds: federation {seconds.federation:.0f}, synthesis {seconds.synthesis:.0f}, "
+        f"distribution {seconds.distribution:.1f}, newcomers and rivals {seconds.bootstrap:.0f}",
+    ]

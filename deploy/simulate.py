@@ -1,0 +1,188 @@
+"""The main job, end to end, on one machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import flwr
+import torch
+
+from client.data import ImageSplit, check_images, folder_classes, open_split
+from client.download import Download, download
+from client.partition import partition
+from deploy.flower import simulation
+from deploy.measure import Bench, measure
+from deploy.options import HarnessSettings
+from deploy.progress import Display
+from deploy.result import LedgerRow, Result, Seconds, TeacherRow
+from dsv import DsvError, ModelSpec, accuracy, build_model, checked_device
+from protos.checkpoint import load_checkpoint
+from protos.settings import IMAGEFOLDER, RunSettings
+from server.distribution import run_server
+from server.events import (
+    BytesMoved,
+    Event,
+    EventReader,
+    Failed,
+    FederationDone,
+    IterationDone,
+    Published,
+    RoundDone,
+    SynthesisDone,
+    read_events,
+)
+from server.run_folder import FLOWER_LOG, RESULT_FILE, STORE_FOLDER, TEACHER_FILE, new_run_dir
+from server.store import DirectoryStore
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: ImageSplit
+    test: ImageSplit
+    parts: list[list[int]]
+
+
+def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display: Display) -> tuple[Path, Result]:
+    """Federate, synthesise, publish, distribute, bootstrap newcomers, measure.
+
+    Returns:
+        The run's folder and what stands in its result.json.
+
+    Raises:
+        DsvError: anything that the user can mend; found as early as it can be.
+    """
+    settings = _with_folder_classes(settings)
+    data = _checked(settings, harness, display)
+    run_dir = new_run_dir(out)
+    settings = replace(settings, run_dir=str(run_dir.absolute()))
+    display.say(f"run folder: {run_dir}")
+    _federate(settings, harness, run_dir, display)
+    result = _measure(settings, harness, run_dir, data, display)
+    result.write(run_dir / RESULT_FILE)
+    return run_dir, result
+
+
+def _with_folder_classes(settings: RunSettings) -> RunSettings:
+    if settings.data != IMAGEFOLDER:
+        return settings
+    settings = replace(settings, data_root=str(Path(settings.data_root).absolute()) if settings.data_root else "")
+    return settings if settings.classes else replace(settings, classes=",".join(folder_classes(settings.data_root)))
+
+
+def _checked(settings: RunSettings, harness: HarnessSettings, display: Display) -> _Data:
+    """Every mistake in options and data that can be found before anything is started."""
+    checked_device(settings.device)
+    task = settings.task()
+    for architecture in (settings.architecture, *harness.architectures):
+        build_model(ModelSpec.parse(architecture, task), seed=0)
+    train = open_split(settings.data, settings.data_root, "train", task)
+    test = open_split(settings.data, settings.data_root, "test", task)
+    for name, split in (("train", train), ("test", test)):
+        check_images(split, _progress(display, f"check {name} images"))
+    parts = partition(
+        train.labels,
+        clients=harness.clients,
+        partitioner=settings.partitioner,
+        alpha=settings.dirichlet_alpha,
+        seed=settings.seed,
+    )
+    return _Data(train, test, parts)
+
+
+def _progress(display: Display, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: display.update(name, done, total, "")
+
+
+def _federate(settings: RunSettings, harness: HarnessSettings, run_dir: Path, display: Display) -> None:
+    reader = EventReader(run_dir)
+    failures: list[str] = []
+
+    def poll() -> None:
+        for event in reader.new():
+            if isinstance(event, Failed):
+                failures.append(event.reason)
+            show_event(event, display)
+
+    display.say(f"starting Flower's simulation of {harness.clients} clients; its log: {run_dir / FLOWER_LOG}")
+    try:
+        with simulation(run_dir / "superlink.log") as flower:
+            flower.run(settings.to_run_config(), clients=harness.clients, log=run_dir / FLOWER_LOG, poll=poll)
+    except DsvError as error:
+        if failures:
+            raise DsvError(failures[0]) from error
+        raise
+
+
+def show_event(event: Event, display: Display) -> None:
+    """Tell a person what happened."""
+    if isinstance(event, RoundDone):
+        loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f}"
+        refused = f", {event.refused} refused" if event.refused else ""
+        display.update("federation rounds", event.round, event.rounds, f"{loss}  {event.averaged} averaged{refused}")
+    elif isinstance(event, IterationDone):
+        note = f"loss {event.total:.3f} = stationarity {event.stationarity:.3f}, primal {event.primal:.3f}"
+        name = f"synthesis {event.images_per_class}/class"
+        display.update(name, event.iteration, event.iterations, f"{note}, tv {event.total_variation:.2f}")
+    elif isinstance(event, Published):
+        display.say(f"published {event.images_per_class}/class, {event.size_bytes} bytes: {event.digest}")
+
+
+def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, data: _Data, display: Display) -> Result:
+    events = read_events(run_dir)
+    teacher = load_checkpoint(run_dir / TEACHER_FILE)
+    device = checked_device(settings.device)
+    teacher.model.to(device)
+    test_images = data.test.images()
+    bench = Bench(teacher, data.train, test_images, data.test.labels, harness, settings.seed, settings.device)
+    published = {e.images_per_class: e.digest for e in events if isinstance(e, Published)}
+    started = time.perf_counter()
+    downloads, rows = _distribute(run_dir, harness, published)
+    distributed = time.perf_counter()
+    newcomers, rivals = measure(
+        bench, downloads, lambda done, total, note: display.update("newcomers and rivals", done, total, note)
+    )
+    finished = time.perf_counter()
+    moved = [e for e in events if isinstance(e, BytesMoved)]
+    score = accuracy(teacher.model, test_images, data.test.labels, teacher.task, device=device)
+    row = TeacherRow(str(teacher.spec), score, max(e.bytes for e in moved if e.direction == "down"))
+    return Result(
+        teacher=row,
+        newcomers=newcomers,
+        rivals=[*rivals, row.as_rival()],
+        ledger=[LedgerRow(**asdict(e)) for e in moved] + rows + _raw_upload(data),
+        seconds=Seconds(
+            federation=next(e.seconds for e in events if isinstance(e, FederationDone)),
+            synthesis=next(e.seconds for e in events if isinstance(e, SynthesisDone)),
+            distribution=distributed - started,
+            bootstrap=finished - distributed,
+        ),
+        settings={**settings.to_run_config(), **asdict(harness)},
+        versions={"torch": str(torch.__version__), "flwr": flwr.__version__},
+    )
+
+
+def _distribute(
+    run_dir: Path, harness: HarnessSettings, published: dict[int, str]
+) -> tuple[dict[int, Download], list[LedgerRow]]:
+    """Each newcomer downloads each release over gRPC from a server on loopback."""
+    downloads: dict[int, Download] = {}
+    rows: list[LedgerRow] = []
+    with run_server(DirectoryStore(run_dir / STORE_FOLDER)) as address:
+        for architecture in harness.architectures:
+            for count, digest in published.items():
+                got = downloads[count] = download(address, digest)
+                newcomer = f"newcomer {architecture}"
+                rows.append(LedgerRow(0, newcomer, "dsv_download", "up", got.bytes_up))
+                rows.append(LedgerRow(0, newcomer, "dsv_download", "down", got.bytes_down))
+    return downloads, rows
+
+
+def _raw_upload(data: _Data) -> list[LedgerRow]:
+    """What sending the images themselves, as they are stored, would have taken: the thing that is not done."""
+    return [
+        LedgerRow(0, client, "raw_images_instead", "up", data.train.stored_bytes(indices))
+        for client, indices in enumerate(data.parts)
+    ]
