@@ -19,7 +19,7 @@ def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
         learning_rate=0.01,
         cosine=True,
         weight_decay=5e-4,
-        batch_size=256,
+        batch_size=48,
         mixup=1.0,
     )
 

@@ -8,7 +8,7 @@ import numpy
 from torch import Tensor, nn
 
 from client.data import open_split
-from client.partition import partition
+from client.partition import partition_of
 from dsv import train
 from protos.settings import RunSettings
 
@@ -24,18 +24,12 @@ def train_locally(
     images, labels = _own_images(settings, client, clients)
     task = settings.task()
     seed = int(numpy.random.SeedSequence((settings.seed, round_number, client)).generate_state(1)[0])
-    config = settings.local_training(len(images))
+    config = settings.local_training(round_number, len(images))
     return len(images), train(model, images, labels, task, config, seed=seed, device=settings.device)
 
 
 @lru_cache(maxsize=32)  # a simulation's process trains several clients, round after round
 def _own_images(settings: RunSettings, client: int, clients: int) -> tuple[Tensor, Tensor]:
     split = open_split(settings.data, settings.data_root, "train", settings.task())
-    indices = partition(
-        split.labels,
-        clients=clients,
-        partitioner=settings.partitioner,
-        alpha=settings.dirichlet_alpha,
-        seed=settings.seed,
-    )[client]
+    indices = partition_of(settings, split.labels, clients)[client]
     return split.load(indices), split.labels[indices]

@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import json
+from pathlib import Path
 
 from torch import Tensor
 
 from dsv import DsvError
+from protos.settings import RunSettings
+
+Parts = list[list[int]]
+"""For every client, the indices of its images."""
 
 
-def partition(labels: Tensor, *, clients: int, partitioner: str, alpha: float, seed: int) -> list[list[int]]:
-    """Indices of every client's images, by flwr-datasets' partitioners.
+def partition_of(settings: RunSettings, labels: Tensor, clients: int) -> Parts:
+    """The split that ``settings`` describe: a file's, or one by flwr-datasets' partitioners.
 
     Args:
         labels: (N,) int64.
-        clients: number of partitions, 1 to N.
-        partitioner: ``dirichlet`` or ``iid``.
-        alpha: of the Dirichlet distribution over clients that each class is dealt by.
-        seed: the same gives the same split.
+        clients: number of parts; a single client owns everything.
 
     Raises:
-        DsvError: more clients than the images can be split over.
+        DsvError: a file that does not fit, or more clients than the images can be split over.
     """
-    if clients == 1:
-        return [list(range(len(labels)))]
-    return _partition(tuple(labels.tolist()), clients, partitioner, alpha, seed)
+    if settings.partition_file:
+        return _read_partition(Path(settings.partition_file), images=len(labels), clients=clients)
+    return [list(range(len(labels)))] if clients == 1 else _partition(settings, labels, clients)
 
 
-@lru_cache(maxsize=4)  # simulated clients of one process ask for the same split in every round
-def _partition(labels: tuple[int, ...], clients: int, partitioner: str, alpha: float, seed: int) -> list[list[int]]:
+def write_partition(path: Path, parts: Parts) -> None:
+    """Write a split for ``RunSettings.partition_file``."""
+    path.write_text(json.dumps(parts))
+
+
+def _read_partition(path: Path, *, images: int, clients: int) -> Parts:
+    try:
+        parts = json.loads(path.read_text())
+        if not isinstance(parts, list) or len(parts) != clients:
+            raise DsvError(f"partition file {path} must list {clients} clients; write one list of indices for each")
+        for part in parts:
+            if not part or not all(type(index) is int and 0 <= index < images for index in part):
+                raise DsvError(f"partition file {path} must give every client indices from 0 to {images - 1}")
+    except OSError as error:
+        raise DsvError(f"cannot read partition file {path}: {error.strerror}; name a JSON file") from None
+    except (ValueError, TypeError):
+        raise DsvError(f"partition file {path} is no JSON list of lists of indices") from None
+    return parts
+
+
+def _partition(settings: RunSettings, labels: Tensor, clients: int) -> Parts:
     # Imported here: the import takes seconds, and a device never needs it.
     from datasets import Dataset
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner
 
-    smallest = min(10, len(labels) // (clients * 4) or 1)
+    table = Dataset.from_dict({"label": labels.tolist(), "index": list(range(len(labels)))})
     chosen: Partitioner
-    if partitioner == "dirichlet":
-        chosen = DirichletPartitioner(clients, "label", alpha, min_partition_size=smallest, seed=seed)
+    if settings.partitioner == "dirichlet":
+        smallest = min(10, len(labels) // (clients * 4) or 1)
+        chosen = DirichletPartitioner(
+            clients, "label", settings.dirichlet_alpha, min_partition_size=smallest, seed=settings.seed
+        )
     else:
         chosen = IidPartitioner(clients)
-    table = Dataset.from_dict({"label": list(labels), "index": list(range(len(labels)))})
-    chosen.dataset = table if partitioner == "dirichlet" else table.shuffle(seed=seed)
+        table = table.shuffle(seed=settings.seed)
+    chosen.dataset = table
     try:
         return [list(chosen.load_partition(client)["index"]) for client in range(clients)]
     except ValueError as error:
         raise DsvError(
             f"{len(labels)} images cannot be split over {clients} clients ({str(error).splitlines()[0][:120]}); "
-            "use fewer clients or a larger alpha"
+            "use fewer clients or a larger dirichlet-alpha"
         ) from None

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,38 +43,43 @@ class Simulation:
 
     Args:
         environment: for every command that speaks to it.
+        await_ready: returns when the SuperLink answers, raises DsvError when it does not start.
+        children: ends what was started, when the simulation ends.
     """
 
     environment: Mapping[str, str]
+    await_ready: Callable[[], None]
+    children: ExitStack
 
-    def run(self, run_config: Mapping[str, object], *, clients: int, log: Path, poll: Callable[[], None]) -> None:
-        """``flwr run`` the app of this checkout to its end.
+    def run(self, run_config: Mapping[str, object], *, clients: int, log: Path, finished: Callable[[], bool]) -> None:
+        """``flwr run`` the app of this checkout.
 
         Args:
             run_config: Flower's run configuration.
             clients: simulated SuperNodes.
             log: file that takes everything Flower prints.
-            poll: called several times a second while the run goes on.
+            finished: called several times a second; True once the app has done all it does. Flower's own processes
+                then wind down beside whatever the caller does next.
 
         Raises:
             DsvError: the run did not complete; names the log.
         """
+        self.await_ready()
         overrides = Path(self.environment["FLWR_HOME"]) / "run-config.toml"
         overrides.write_text(tomli_w.dumps(run_config))
         federation = f"num-supernodes={clients} client-resources-num-cpus=1"
         command = [_tool("flwr"), "run", str(_app_folder()), CONNECTION, "--stream"]
         command += ["-c", str(overrides), "--federation-config", federation]
-        with log.open("wb") as output, _process(command, self.environment, output) as process:
-            while process.poll() is None:
-                poll()
-                time.sleep(_POLL_S)
-        poll()
-        status = self._status()
-        if process.returncode != 0 or status != "finished:completed":
-            raise DsvError(f"the Flower run ended as {status or 'not started'!r}; {log} says why")
+        output = self.children.enter_context(log.open("wb"))
+        process = self.children.enter_context(_process(command, self.environment, output))
+        while not finished():
+            if process.poll() is not None and not finished():
+                # 'flwr run' itself exits with 0 whatever happened.
+                raise DsvError(f"the Flower run ended as {self._status() or 'not started'!r}; {log} says why")
+            time.sleep(_POLL_S)
 
     def _status(self) -> str:
-        """Status of the latest run; ``flwr run`` itself exits 0 whatever happened."""
+        """Status of the latest run, such as ``finished:completed``; empty when there is none."""
         command = [_tool("flwr"), "list", CONNECTION, "--format", "json"]
         listed = subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, check=False)
         try:
@@ -84,11 +89,10 @@ class Simulation:
 
 
 @contextmanager
-def simulation(superlink_log: Path) -> Iterator[Simulation]:
+def simulation() -> Iterator[Simulation]:
     """A SuperLink on a free loopback port with a home of its own; nothing of it is left at the end.
 
-    Raises:
-        DsvError: it does not start.
+    It starts while the caller goes on; ``Simulation.run`` waits for it.
     """
     # A short path: Ray puts Unix sockets below it, whose paths may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="dsv-", ignore_cleanup_errors=True) as folder:
@@ -103,9 +107,9 @@ def simulation(superlink_log: Path) -> Iterator[Simulation]:
         environment = {**os.environ, **QUIET, "FLWR_HOME": str(home), "RAY_TMPDIR": folder, "PATH": path}
         command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        with superlink_log.open("wb") as output, _process(command, environment, output) as process:
-            _await_health(process, port, superlink_log)
-            yield Simulation(environment)
+        log = home / "superlink.log"
+        with log.open("wb") as output, _process(command, environment, output) as process, ExitStack() as children:
+            yield Simulation(environment, lambda: _await_health(process, port, log), children)
 
 
 @contextmanager
@@ -138,7 +142,8 @@ def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_S)
-    raise DsvError(f"Flower's SuperLink did not start on 127.0.0.1:{port}; {log} says why")
+    last = (log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
+    raise DsvError(f"Flower's SuperLink did not start on 127.0.0.1:{port}; its last words: {last}")
 
 
 def _free_port() -> int:

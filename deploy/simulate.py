@@ -12,8 +12,8 @@ import torch
 
 from client.data import ImageSplit, check_images, folder_classes, open_split
 from client.download import Download, download
-from client.partition import partition
-from deploy.flower import simulation
+from client.partition import partition_of, write_partition
+from deploy.flower import Simulation, simulation
 from deploy.measure import Bench, measure
 from deploy.options import HarnessSettings
 from deploy.progress import Display
@@ -34,7 +34,14 @@ from server.events import (
     SynthesisDone,
     read_events,
 )
-from server.run_folder import FLOWER_LOG, RESULT_FILE, STORE_FOLDER, TEACHER_FILE, new_run_dir
+from server.run_folder import (
+    FLOWER_LOG,
+    PARTITION_FILE,
+    RESULT_FILE,
+    STORE_FOLDER,
+    TEACHER_FILE,
+    new_run_dir,
+)
 from server.store import DirectoryStore
 
 
@@ -55,12 +62,18 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
         DsvError: anything that the user can mend; found as early as it can be.
     """
     settings = _with_folder_classes(settings)
-    data = _checked(settings, harness, display)
-    run_dir = new_run_dir(out)
-    settings = replace(settings, run_dir=str(run_dir.absolute()))
-    display.say(f"run folder: {run_dir}")
-    _federate(settings, harness, run_dir, display)
-    result = _measure(settings, harness, run_dir, data, display)
+    _check_options(settings, harness)
+    with simulation() as flower:
+        data = _open_data(settings, harness, display)
+        run_dir = new_run_dir(out)
+        display.say(f"run folder: {run_dir}")
+        settings = replace(settings, run_dir=str(run_dir.absolute()))
+        if not settings.partition_file:
+            # Every simulated client would spend seconds on the import of the partitioner's library.
+            write_partition(run_dir / PARTITION_FILE, data.parts)
+            settings = replace(settings, partition_file=str((run_dir / PARTITION_FILE).absolute()))
+        _federate(flower, settings, harness, run_dir, display)
+        result = _measure(settings, harness, run_dir, data, display)
     result.write(run_dir / RESULT_FILE)
     return run_dir, result
 
@@ -72,48 +85,43 @@ def _with_folder_classes(settings: RunSettings) -> RunSettings:
     return settings if settings.classes else replace(settings, classes=",".join(folder_classes(settings.data_root)))
 
 
-def _checked(settings: RunSettings, harness: HarnessSettings, display: Display) -> _Data:
-    """Every mistake in options and data that can be found before anything is started."""
+def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
     checked_device(settings.device)
-    task = settings.task()
     for architecture in (settings.architecture, *harness.architectures):
-        build_model(ModelSpec.parse(architecture, task), seed=0)
+        build_model(ModelSpec.parse(architecture, settings.task()), seed=0)
+
+
+def _open_data(settings: RunSettings, harness: HarnessSettings, display: Display) -> _Data:
+    """The data, every image of it decoded once, so that a fault shows before anything is trained."""
+    task = settings.task()
     train = open_split(settings.data, settings.data_root, "train", task)
     test = open_split(settings.data, settings.data_root, "test", task)
     for name, split in (("train", train), ("test", test)):
         check_images(split, _progress(display, f"check {name} images"))
-    parts = partition(
-        train.labels,
-        clients=harness.clients,
-        partitioner=settings.partitioner,
-        alpha=settings.dirichlet_alpha,
-        seed=settings.seed,
-    )
-    return _Data(train, test, parts)
+    return _Data(train, test, partition_of(settings, train.labels, harness.clients))
 
 
 def _progress(display: Display, name: str) -> Callable[[int, int], None]:
     return lambda done, total: display.update(name, done, total, "")
 
 
-def _federate(settings: RunSettings, harness: HarnessSettings, run_dir: Path, display: Display) -> None:
+def _federate(
+    flower: Simulation, settings: RunSettings, harness: HarnessSettings, run_dir: Path, display: Display
+) -> None:
     reader = EventReader(run_dir)
-    failures: list[str] = []
+    done: list[Event] = []
 
-    def poll() -> None:
+    def finished() -> bool:
         for event in reader.new():
             if isinstance(event, Failed):
-                failures.append(event.reason)
+                raise DsvError(event.reason)
+            if isinstance(event, SynthesisDone):
+                done.append(event)
             show_event(event, display)
+        return bool(done)
 
-    display.say(f"starting Flower's simulation of {harness.clients} clients; its log: {run_dir / FLOWER_LOG}")
-    try:
-        with simulation(run_dir / "superlink.log") as flower:
-            flower.run(settings.to_run_config(), clients=harness.clients, log=run_dir / FLOWER_LOG, poll=poll)
-    except DsvError as error:
-        if failures:
-            raise DsvError(failures[0]) from error
-        raise
+    display.say(f"Flower simulates {harness.clients} clients; its log: {run_dir / FLOWER_LOG}")
+    flower.run(settings.to_run_config(), clients=harness.clients, log=run_dir / FLOWER_LOG, finished=finished)
 
 
 def show_event(event: Event, display: Display) -> None:

@@ -37,8 +37,8 @@ class SynthesisConfig:
     """
 
     images_per_class: int = 10
-    iterations: int = 250
-    image_step: float = 0.02
+    iterations: int = 400
+    image_step: float = 0.03
     multiplier_step: float = 0.1
     distance: str = "layer-cosine"
     primal_weight: float = 0.1

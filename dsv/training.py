@@ -27,7 +27,8 @@ class TrainingConfig:
         learning_rate: at the first step.
         cosine: whether the rate falls to 0 along a cosine, or stays.
         weight_decay: L2 of SGD (inside the gradient), or AdamW's decoupled decay.
-        batch_size: images a step; a smaller data set is one batch.
+        batch_size: images a step, taken from an endless row of shuffled passes over the data: a set smaller than a
+            batch is in it several times, each time augmented anew.
         translate, crop: of ``Augmentation``; mirroring follows the task.
         mixup: alpha of the Beta distribution that pairs of images and labels are mixed with (Zhang et al.,
             arXiv:1710.09412); 0 turns it off.
@@ -84,8 +85,8 @@ def train(
         if config.cosine:
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        if len(order) == 0:
-            order = torch.randperm(len(images), generator=generator)
+        while len(order) < config.batch_size:
+            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
         chosen, order = order[: config.batch_size], order[config.batch_size :]
         batch = augment(from_uint8(images[chosen], task, device=device, dtype=torch.float32), generator)
         labels = probabilities[chosen].to(device)
@@ -110,7 +111,7 @@ def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimize
     if config.optimiser == "sgd":
         return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd or adamw")
 
 

@@ -6,6 +6,7 @@ as options. ``make generate`` writes the defaults into pyproject.toml, where Flo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -34,11 +35,16 @@ class RunSettings:
     image_size_px: int = option(32, "imagefolder: side that images are resized to, in pixels")
     partitioner: str = option("dirichlet", "how the data is split over simulated clients", choices=PARTITIONERS)
     dirichlet_alpha: float = option(0.5, "label skew of the dirichlet partitioner; smaller is more skewed")
+    partition_file: str = option(
+        "", "JSON file that lists every simulated client's image indices, instead of a partitioner"
+    )
     rounds: int = option(16, "rounds of federated averaging")
     local_epochs: int = option(5, "passes over a client's own images in a round")
     local_batch_size: int = option(32, "images a step on a client")
-    local_learning_rate: float = option(0.15, "SGD's learning rate on a client")
-    local_weight_decay: float = option(5e-4, "SGD's weight decay on a client")
+    local_learning_rate: float = option(
+        0.1, "SGD's learning rate in the first round; falls along a cosine over the rounds"
+    )
+    local_weight_decay: float = option(5e-3, "SGD's weight decay on a client")
     architecture: str = option(
         "convnet:64",
         "the model that clients train, as name[:width[:norm]]: convnet, resnet18 or a torchvision classifier",
@@ -135,12 +141,13 @@ class RunSettings:
             augmented_weight=self.augmented_weight,
         )
 
-    def local_training(self, examples: int) -> TrainingConfig:
-        """One round's training on a client that holds ``examples`` images."""
+    def local_training(self, round_number: int, examples: int) -> TrainingConfig:
+        """Training in round ``round_number`` (from 1) on a client that holds ``examples`` images."""
+        fallen = 0.5 * (1 + math.cos(math.pi * (round_number - 1) / self.rounds))
         return TrainingConfig(
-            steps=self.local_epochs * -(-examples // self.local_batch_size),
+            steps=-(-self.local_epochs * examples // self.local_batch_size),
             optimiser="sgd",
-            learning_rate=self.local_learning_rate,
+            learning_rate=self.local_learning_rate * fallen,
             cosine=False,
             weight_decay=self.local_weight_decay,
             batch_size=self.local_batch_size,

@@ -11,6 +11,7 @@ TEACHER_FILE = "teacher.safetensors"
 ROUNDS_FOLDER = "rounds"
 STORE_FOLDER = "releases"
 RESULT_FILE = "result.json"
+PARTITION_FILE = "partition.json"
 FLOWER_LOG = "flower.log"
 LATEST = "latest"
 

@@ -1,0 +1,145 @@
+"""The mathematics of dsv/deepkkt.py against slow definitions, in float64."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+from torch.nn import functional
+
+from dsv import (
+    DISTANCES,
+    DsvError,
+    KktWeights,
+    deepkkt_loss,
+    image_norm,
+    lagrangian_gradient,
+    layer_cosine,
+    mean_l1,
+    primal_loss,
+    project_dual,
+    relative_l2,
+    stationarity_loss,
+    total_variation,
+)
+
+CLASSES, COUNT = 3, 4
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    # Smooth activations: finite differences of a ReLU network's gradient are wrong at its kinks.
+    layers = (nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(3 * 16, CLASSES))
+    return nn.Sequential(*layers).double()
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(COUNT, 1, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    multipliers = torch.rand(COUNT, generator=generator, dtype=torch.float64).requires_grad_()
+    return images, torch.tensor([0, 1, 2, 0]), multipliers
+
+
+def test_lagrangian_gradient_is_the_sum_of_weighted_per_sample_gradients(model, inputs):
+    images, labels, multipliers = inputs
+    parameters = list(model.parameters())
+    fast = lagrangian_gradient(model(images), labels, multipliers, parameters)
+    slow = [torch.zeros_like(p) for p in parameters]
+    for i in range(COUNT):
+        loss = functional.cross_entropy(model(images[i : i + 1]), labels[i : i + 1])
+        for total, gradient in zip(slow, torch.autograd.grad(loss, parameters), strict=True):
+            total += multipliers[i].detach() * gradient
+    for ours, reference in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_stationarity_gradients_reach_images_and_multipliers(model, inputs, name):
+    images, labels, multipliers = inputs
+    parameters = list(model.parameters())
+
+    def loss(x, lam):
+        return stationarity_loss(model(x), labels, lam, parameters, DISTANCES[name])
+
+    assert gradcheck(loss, (images, multipliers), eps=1e-6, atol=1e-5)
+
+
+def test_a_linear_support_vector_machine_is_stationary():
+    """Eq. 5 on a model where the multipliers are known: theta built as -sum lambda grad L is at distance 0."""
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 2, bias=False).double()
+    images, labels = torch.randn(3, 5, dtype=torch.float64), torch.tensor([0, 1, 0])
+    multipliers = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
+    parameters = list(linear.parameters())
+    gradient = lagrangian_gradient(linear(images), labels, multipliers, parameters)
+    target = [-g.detach() for g in gradient]
+    for distance in DISTANCES.values():
+        assert float(distance(target, [-g.detach() for g in gradient])) == pytest.approx(0, abs=1e-12)
+
+
+def test_primal_loss_counts_misclassified_samples_alone():
+    logits = torch.tensor([[5.0, 0.0], [5.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0, 1])
+    expected = functional.cross_entropy(logits[1:], labels[1:]) / 2
+    torch.testing.assert_close(primal_loss(logits, labels), expected)
+    assert float(primal_loss(logits.detach(), torch.tensor([0, 0]))) == 0.0
+    soft = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+    assert float(primal_loss(logits.detach(), soft)) == 0.0
+
+
+def test_distances_by_hand():
+    theta = [torch.tensor([3.0, 4.0]), torch.tensor([[1.0]])]
+    zero = [torch.zeros(2), torch.zeros(1, 1)]
+    assert float(mean_l1(theta, zero)) == pytest.approx(8 / 3)
+    assert float(relative_l2(theta, zero)) == pytest.approx(1.0)
+    assert float(layer_cosine(theta, [-t for t in theta])) == pytest.approx(2.0)
+    assert float(layer_cosine(theta, [7 * t for t in theta])) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_dual_feasibility_is_a_projection():
+    multipliers = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    project_dual(multipliers)
+    assert multipliers.tolist() == [0.0, 0.0, 2.0]
+
+
+def test_priors_by_hand_and_by_gradcheck():
+    flat = torch.full((2, 3, 4, 4), 0.7, dtype=torch.float64)
+    assert float(total_variation(flat)) == 0.0
+    assert float(image_norm(flat)) == pytest.approx(0.49)
+    checker = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+    assert float(total_variation(checker)) == pytest.approx(2.0)
+    images = torch.randn(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(total_variation, (images,))
+    assert gradcheck(image_norm, (images,))
+
+
+def test_the_whole_is_the_weighted_sum_of_its_terms(model, inputs):
+    images, labels, multipliers = inputs
+    weights = KktWeights(primal=0.3, total_variation=0.2, norm=0.1, augmented=5.0)
+    parameters = list(model.parameters())
+    common = {"parameters": parameters, "augment": lambda x: x * 0.5, "distance": relative_l2, "weights": weights}
+    terms = deepkkt_loss(model, images, labels, multipliers, **common)
+    expected = 0.0
+    for weight, view in ((1, images), (5, images * 0.5)):
+        logits = model(view)
+        expected += weight * stationarity_loss(logits, labels, multipliers, parameters, relative_l2)
+        expected += weight * 0.3 * primal_loss(logits, labels)
+    expected += 0.2 * total_variation(images) + 0.1 * image_norm(images)
+    torch.testing.assert_close(terms.total, expected)
+
+
+def test_a_loss_that_is_not_finite_is_named(model, inputs):
+    images, labels, multipliers = inputs
+    weights = KktWeights(1, 0, 0, 0)
+    with pytest.raises(DsvError, match="not finite"):
+        deepkkt_loss(
+            model,
+            images * torch.nan,
+            labels,
+            multipliers,
+            parameters=list(model.parameters()),
+            augment=lambda x: x,
+            distance=mean_l1,
+            weights=weights,
+        )

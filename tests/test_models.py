@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from dsv import KNOWN_TASKS, NORMS, DsvError, ModelSpec, Task, build_model
+
+COLOUR = KNOWN_TASKS["cifar10"]
+
+
+@pytest.mark.parametrize("architecture", ["convnet:8", "resnet18:8", "squeezenet1_1", "mobilenet_v3_small"])
+@pytest.mark.parametrize("data", ["cifar10", "mnist"])
+def test_images_to_logits(architecture, data):
+    task = KNOWN_TASKS[data]
+    model = build_model(ModelSpec.parse(architecture, task), seed=0).eval()
+    assert model(torch.zeros(2, *task.image_shape)).shape == (2, task.classes)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("architecture", ["convnet", "resnet18"])
+def test_every_norm(architecture, norm):
+    model = build_model(ModelSpec.parse(f"{architecture}:8:{norm}", COLOUR), seed=0)
+    assert torch.isfinite(model(torch.randn(4, 3, 32, 32))).all()
+
+
+def test_the_convnet_of_dataset_condensation_has_its_published_size():
+    count = sum(p.numel() for p in build_model(ModelSpec.parse("convnet", COLOUR), seed=0).parameters())
+    assert count == 320_010
+
+
+def test_the_seed_alone_decides_and_the_global_state_is_left():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first, second, third = (build_model(ModelSpec.parse("convnet:4", COLOUR), seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(first.features[0].weight, third.features[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nosuchnet", "unknown architecture 'nosuchnet'"),
+        ("convnet:8:fancy", "unknown norm 'fancy'"),
+        ("convnet:wide", "name\\[:width\\[:norm\\]\\]"),
+        ("convnet:8:batch:x", "name\\[:width\\[:norm\\]\\]"),
+        ("mobilenet_v3_small:32", "takes no width"),
+    ],
+)
+def test_errors_name_the_thing(text, message):
+    with pytest.raises(DsvError, match=message):
+        build_model(ModelSpec.parse(text, COLOUR), seed=0)
+
+
+def test_too_small_an_image():
+    task = Task(1, 4, ("a", "b"), (0.5,), (0.5,))
+    with pytest.raises(DsvError, match="4 px is below its minimum of 8"):
+        build_model(ModelSpec.parse("convnet", task), seed=0)
+
+
+@pytest.mark.parametrize("text", ["convnet", "resnet18:16", "convnet:64:batch", "convnet:0:batch"])
+def test_a_spec_prints_as_it_is_read(text):
+    assert str(ModelSpec.parse(text, COLOUR)) == text

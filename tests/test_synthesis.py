@@ -1,0 +1,144 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dsv import (
+    KNOWN_TASKS,
+    DsvError,
+    ModelSpec,
+    Start,
+    SynthesisConfig,
+    TrainingConfig,
+    accuracy,
+    build_model,
+    checked_device,
+    predict,
+    synthesize,
+    train,
+)
+
+SHORT = SynthesisConfig(images_per_class=2, iterations=4)
+
+
+def test_the_loss_falls_and_the_set_is_whole(teacher, task):
+    totals = []
+    config = SynthesisConfig(images_per_class=2, iterations=60, augmented_weight=0)
+    found = synthesize(
+        teacher.model, task, config, seed=0, on_iteration=lambda done, terms: totals.append(float(terms.total))
+    )
+    assert len(totals) == 60 and totals[-1] < 0.9 * totals[0]
+    assert found.labels.bincount().tolist() == [2] * 10
+    assert (found.multipliers >= 0).all()
+    torch.testing.assert_close(found.soft_labels, predict(teacher.model, found.images, task))
+
+
+def test_same_seed_same_set_and_another_seed_another(teacher, task):
+    first, second, other = (synthesize(teacher.model, task, SHORT, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.images, second.images) and torch.equal(first.multipliers, second.multipliers)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_the_teacher_is_not_changed(teacher, task):
+    before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
+    synthesize(teacher.model, task, SHORT, seed=0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.model.state_dict().items())
+
+
+def test_batch_norm_runs_on_its_running_statistics(task):
+    model = build_model(ModelSpec.parse("convnet:4:batch", task), seed=0)
+    counters = [b.clone() for b in model.buffers()]
+    synthesize(model, task, SHORT, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(counters, model.buffers(), strict=True))
+
+
+def test_given_images_are_the_start(teacher, task):
+    images = torch.randint(0, 255, (20, 1, 8, 8), dtype=torch.uint8)
+    still = dataclasses.replace(SHORT, iterations=1, image_step=1e-9)
+    found = synthesize(teacher.model, task, still, seed=0, start=Start("mine", images))
+    assert torch.equal(found.images, images) and found.provenance.start == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images_per_class": 0}, "images per class must be at least 1"),
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"distance": "far"}, "unknown distance 'far'"),
+        ({"image_step": 0.0}, "must be positive"),
+    ],
+)
+def test_bad_options(change, message):
+    with pytest.raises(DsvError, match=message):
+        dataclasses.replace(SHORT, **change)
+
+
+def test_a_teacher_that_does_not_fit_the_task(teacher):
+    with pytest.raises(DsvError, match="does not take images of 3 x 32 x 32"):
+        synthesize(teacher.model, KNOWN_TASKS["cifar10"], SHORT, seed=0)
+    eleven = dataclasses.replace(teacher.task, class_names=tuple("abcdefghijk"))
+    with pytest.raises(DsvError, match="10 outputs but the task has 11 classes"):
+        synthesize(teacher.model, eleven, SHORT, seed=0)
+
+
+def test_a_start_that_does_not_fit(teacher, task):
+    with pytest.raises(DsvError, match="the start 'mine'"):
+        synthesize(teacher.model, task, SHORT, seed=0, start=Start("mine", torch.zeros(3, 1, 8, 8)))
+
+
+def test_cuda_where_there_is_none():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(DsvError, match="this machine has 0 CUDA devices"):
+        checked_device("cuda")
+    for name in ("meta", "nonsense"):
+        with pytest.raises(DsvError, match="choose cpu, cuda"):
+            checked_device(name)
+
+
+def test_a_set_is_a_torch_dataset(support_set):
+    images, labels = next(iter(DataLoader(support_set, batch_size=5)))
+    assert images.shape == (5, 1, 8, 8) and images.dtype == torch.float32
+    assert labels.tolist() == [0, 0, 1, 1, 2]
+    with pytest.raises(IndexError):
+        support_set[len(support_set)]
+    assert len(list(support_set)) == len(support_set)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.zeros(20, 1, 8, 8)}, "images must be torch.uint8"),
+        ({"labels": torch.zeros(19, dtype=torch.int64)}, "labels must be"),
+        ({"labels": torch.full((20,), 10)}, "labels must lie in 0 to 9"),
+        ({"multipliers": torch.full((20,), -1.0)}, "multipliers must be finite and not negative"),
+        ({"soft_labels": torch.full((20, 10), torch.nan)}, "soft_labels must be finite"),
+    ],
+)
+def test_a_set_that_does_not_hang_together(support_set, change, message):
+    with pytest.raises(DsvError, match=message):
+        dataclasses.replace(support_set, **change)
+
+
+def test_training_learns_with_hard_and_soft_labels(task):
+    images = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.arange(40) % 2
+    images[labels == 1, :, ::2] = 255
+    images[labels == 0, :, :, ::2] = 255
+    for optimiser, mixup, targets in (("sgd", 0.0, labels), ("adamw", 1.0, torch.eye(10)[labels])):
+        config = TrainingConfig(100, optimiser, 0.02, True, 0.0, 16, mixup=mixup)
+        model = build_model(ModelSpec.parse("convnet:8", task), seed=0)
+        train(model, images, targets, task, config, seed=0)
+        assert accuracy(model, images, labels, task) == 1.0
+
+
+def test_training_errors(task):
+    model = build_model(ModelSpec.parse("convnet:8", task), seed=0)
+    images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(DsvError, match="no images"):
+        train(model, images[:0], labels[:0], task, TrainingConfig(1, "sgd", 0.1, False, 0, 1), seed=0)
+    with pytest.raises(DsvError, match="unknown optimiser"):
+        train(model, images, labels, task, TrainingConfig(1, "lion", 0.1, False, 0, 1), seed=0)
+    with pytest.raises(DsvError, match="diverged"):
+        train(model, images, labels, task, TrainingConfig(9, "sgd", 1e30, False, 0, 4), seed=0)
