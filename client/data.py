@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,24 +78,19 @@ def folder_classes(root: str) -> tuple[str, ...]:
 
 
 def _digits(split: str) -> ImageSplit:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    pixels = numpy.rint(digits.images / 16 * 255).astype(numpy.uint8)[:, None]
-    chosen = dict(
-        zip(
-            SPLITS,
-            train_test_split(
-                numpy.arange(len(pixels)),
-                test_size=_DIGITS_TEST_SHARE,
-                stratify=digits.target,
-                random_state=_DIGITS_SPLIT_SEED,
-            ),
-            strict=True,
-        )
-    )[split]
-    return _in_memory(torch.from_numpy(pixels[chosen]), torch.from_numpy(digits.target[chosen].astype(numpy.int64)))
+    """scikit-learn's bundled digits, read from its data file: importing the library takes four seconds, which every
+    process of a simulation would spend."""
+    found = importlib.util.find_spec("sklearn")
+    folders = list(found.submodule_search_locations or []) if found else []
+    if not folders:
+        raise DsvError("data digits comes with scikit-learn, which is not installed; install it or use other data")
+    table = numpy.loadtxt(Path(folders[0]) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    pixels = numpy.rint(table[:, :-1].reshape(-1, 1, 8, 8) / 16 * 255).astype(numpy.uint8)
+    labels = table[:, -1].astype(numpy.int64)
+    order = numpy.random.default_rng(_DIGITS_SPLIT_SEED).permutation(len(labels))
+    test_size = round(_DIGITS_TEST_SHARE * len(labels))
+    chosen = {"test": order[:test_size], "train": order[test_size:]}[split]
+    return _in_memory(torch.from_numpy(pixels[chosen]), torch.from_numpy(labels[chosen]))
 
 
 def _in_memory(images: Tensor, labels: Tensor) -> ImageSplit:

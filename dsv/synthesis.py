@@ -37,7 +37,7 @@ class SynthesisConfig:
     """
 
     images_per_class: int = 10
-    iterations: int = 400
+    iterations: int = 300
     image_step: float = 0.03
     multiplier_step: float = 0.1
     distance: str = "layer-cosine"

@@ -38,7 +38,7 @@ class RunSettings:
     partition_file: str = option(
         "", "JSON file that lists every simulated client's image indices, instead of a partitioner"
     )
-    rounds: int = option(16, "rounds of federated averaging")
+    rounds: int = option(14, "rounds of federated averaging")
     local_epochs: int = option(5, "passes over a client's own images in a round")
     local_batch_size: int = option(32, "images a step on a client")
     local_learning_rate: float = option(

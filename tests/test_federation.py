@@ -9,6 +9,7 @@ import numpy
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from dsv import DsvError, build_model
@@ -19,6 +20,13 @@ from server.events import BytesMoved, RoundDone
 from server.strategy import GuardedFedAvg
 
 Client = Callable[[Message], Message]
+
+
+@pytest.fixture(autouse=True)
+def a_flower_task(monkeypatch):
+    """Messages carry the identity of the task that makes them; Flower's processes set it when they start."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 class InProcessGrid(Grid):
@@ -159,7 +167,9 @@ def test_a_client_refuses_instructions_beside_the_list():
 
 
 def test_an_error_on_the_device_does_not_tell_its_text_to_the_server(tmp_path):
-    secret = RunSettings(data="imagefolder", data_root=str(tmp_path / "diary"), classes="a,b", channels=1, image_size_px=8)
+    secret = RunSettings(
+        data="imagefolder", data_root=str(tmp_path / "diary"), classes="a,b", channels=1, image_size_px=8
+    )
     message = Message(instruction().content, dst_node_id=1, message_type="train")
     with pytest.raises(RuntimeError) as caught:
         client.app.app(message, context(secret))

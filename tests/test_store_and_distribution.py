@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -141,7 +142,8 @@ def test_a_release_altered_on_disk_is_not_served(tmp_path, content):
 
 def test_a_server_that_sends_something_else_is_caught(served, monkeypatch):
     address, name = served
-    monkeypatch.setattr(client.download.artefact, "digest", lambda content: "f" * 64)
+    other = SimpleNamespace(digest=lambda content: "f" * 64, MAX_SIZE_BYTES=artefact.MAX_SIZE_BYTES)
+    monkeypatch.setattr(client.download, "artefact", other)
     with pytest.raises(DsvError, match="its digest differs"):
         download(address, name)
 
