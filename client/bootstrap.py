@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dsv import ModelSpec, Task, TrainingConfig, build_model, check_fits, train
 
-NEWCOMER_STEPS = 250
+NEWCOMER_STEPS = 280
 
 
 def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
@@ -16,11 +16,11 @@ def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
     return TrainingConfig(
         steps=steps,
         optimiser="adamw",
-        learning_rate=0.008,
+        learning_rate=0.01,
         cosine=True,
         weight_decay=5e-4,
         batch_size=48,
-        mixup=1.0,
+        mixup=0.4,
     )
 
 

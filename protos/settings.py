@@ -44,7 +44,7 @@ class RunSettings:
     local_learning_rate: float = option(
         0.1, "SGD's learning rate in the first round; falls along a cosine over the rounds"
     )
-    local_weight_decay: float = option(5e-3, "SGD's weight decay on a client")
+    local_weight_decay: float = option(1e-3, "SGD's weight decay on a client")
     architecture: str = option(
         "convnet:64",
         "the model that clients train, as name[:width[:norm]]: convnet, resnet18 or a torchvision classifier",
