@@ -127,10 +127,10 @@ def serve(store: Path, host: str, port: int) -> None:
 
     if not store.is_dir():
         raise DsvError(f"store {store} does not exist; name a folder of releases, such as runs/latest/releases")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with run_server(DirectoryStore(store), host=host, port=port) as address:
         click.echo(f"serving {store} on {address}; interrupt to stop")
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
         try:
             stop.wait()
         except KeyboardInterrupt:

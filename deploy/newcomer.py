@@ -10,7 +10,7 @@ from client.data import open_split
 from client.download import ReleaseInfo, download, list_releases
 from deploy.progress import display
 from deploy.report import format_bytes
-from dsv import DsvError, ModelSpec, accuracy, checked_device
+from dsv import DsvError, ModelSpec, Task, accuracy, checked_device
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
 
@@ -45,10 +45,8 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
     task = got.support_set.task
     if options.save_release:
         options.save_release.write_bytes(got.content)
-    if options.data not in ("", IMAGEFOLDER) and RunSettings(data=options.data).task().image_shape != task.image_shape:
-        raise DsvError(
-            f"data {options.data} does not fit the release, whose images are {task.image_shape}; use data that does"
-        )
+    if options.data not in ("", IMAGEFOLDER):
+        _check_same_task(options.data, task)
     with display(quiet=options.quiet) as shown:
         shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
         config = newcomer_training(options.newcomer_steps)
@@ -69,6 +67,15 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
             test = open_split(options.data, options.data_root, "test", task)
             score = accuracy(model, test.images(), test.labels, task, device=options.device)
             shown.say(f"test accuracy on {options.data}: {score:.1%} of {len(test)} images")
+
+
+def _check_same_task(data: str, task: Task) -> None:
+    own = RunSettings(data=data).task()
+    if (own.image_shape, own.classes) != (task.image_shape, task.classes):
+        raise DsvError(
+            f"data {data} ({own.classes} classes of {own.image_shape}) does not fit the release "
+            f"({task.classes} classes of {task.image_shape}); use data that does"
+        )
 
 
 def _chosen(options: NewcomerOptions) -> ReleaseInfo:

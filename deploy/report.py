@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,11 +14,16 @@ from deploy.result import NewcomerRow, Result, RivalRow
 def print_report(result: Result, run_dir: Path) -> None:
     """Newcomers, and beside them what they could have had instead."""
     console = Console(highlight=False)
-    table = Table(title="Test accuracy of newcomers and of their rivals", title_justify="left")
-    for heading in ("model trained from", "architecture", "labels"):
-        table.add_column(heading)
-    for heading in ("images/class", "accuracy", "download"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title="Test accuracy of newcomers, and of what they could have had instead",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("trained from", "architecture", "labels"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("/class", "accuracy", "download"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in result.newcomers:
         table.add_row("[bold]DSVs[/bold]", row.architecture, row.labels, str(row.images_per_class), *_figures(row))
     table.add_section()
@@ -32,11 +38,11 @@ def print_report(result: Result, run_dir: Path) -> None:
 
 
 _RIVALS = {
-    "untrained": ("nothing (untrained)", "-"),
+    "untrained": ("nothing, untrained", "-"),
     "noise_soft": ("noise images", "soft"),
     "random_real_hard": ("random real images", "hard"),
     "random_real_soft": ("random real images", "soft"),
-    "teacher_weights": ("the teacher's weights, sent", "-"),
+    "teacher_weights": ("teacher's weights", "-"),
 }
 
 

@@ -24,9 +24,10 @@ def test_digits_are_the_1797_of_scikit_learn():
     assert len(train) + len(test) == 1797 and len(test) == 359
     ours = torch.cat([train.images(), test.images()]).double().sum()
     assert float(ours) == pytest.approx(load_digits().images.sum() / 16 * 255, rel=1e-2)
-    assert torch.cat([train.labels, test.labels]).bincount().tolist() == torch.tensor(
-        load_digits().target
-    ).bincount().tolist()
+    assert (
+        torch.cat([train.labels, test.labels]).bincount().tolist()
+        == torch.tensor(load_digits().target).bincount().tolist()
+    )
 
 
 def test_an_image_folder(image_tree):
@@ -88,7 +89,9 @@ def test_a_truncated_image(image_tree):
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "svhn", "mnist", "fashionmnist"])
 def test_a_torchvision_set_that_is_not_there(data, tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", no_network)
-    fails(f"data {data} is not in .* put torchvision's files of it into", data=data, root=tmp_path, task=KNOWN_TASKS[data])
+    fails(
+        f"data {data} is not in .* put torchvision's files of it into", data=data, root=tmp_path, task=KNOWN_TASKS[data]
+    )
     fails("needs the option data-root", data=data, task=KNOWN_TASKS[data])
 
 

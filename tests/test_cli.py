@@ -1,0 +1,205 @@
+"""The command line as its users meet it: one clear line for every mistake, exit code not 0, no traceback."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from deploy.cli import cli
+from deploy.inspect import contact_sheet
+from protos import artefact
+from protos.checkpoint import load_checkpoint, save_checkpoint
+from server.distribution import run_server
+from server.store import DirectoryStore
+
+
+def dsv(*arguments: object):
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def refused(message: str, *arguments: object) -> None:
+    result = dsv(*arguments)
+    assert result.exit_code != 0, result.output
+    assert message in result.output.replace("\n", " "), result.output
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.fixture(scope="module")
+def content(support_set) -> bytes:
+    return artefact.encode(support_set)
+
+
+@pytest.fixture
+def release(content, tmp_path) -> Path:
+    path = tmp_path / "r.dsv"
+    path.write_bytes(content)
+    return path
+
+
+def test_help_names_every_command_and_every_option_has_a_description():
+    top = dsv("--help").output
+    for name in ("demo", "simulate", "synthesize", "serve", "bootstrap", "inspect", "export"):
+        assert name in top
+        assert dsv(name, "--help").exit_code == 0
+        for parameter in cli.commands[name].params:
+            assert parameter.param_type_name == "argument" or parameter.help, (name, parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("Invalid value for '--data'", ["--data", "imagenet"]),
+        ("Invalid value for '--rounds'", ["--rounds", "many"]),
+        ("No such option", ["--colour", "red"]),
+        ("images per class must be at least 1, got 0", ["--images-per-class", "0"]),
+        ("unknown architecture 'nosuchnet'", ["--architecture", "nosuchnet"]),
+        ("unknown architecture 'other'", ["--newcomers", "convnet:8,other"]),
+        ("at least 2 clients", ["--clients", "1"]),
+        ("cannot be split over 5000 clients", ["--clients", "5000"]),
+        ("needs the option data-root", ["--data", "imagefolder"]),
+        ("needs the option data-root", ["--data", "cifar10"]),
+        ("choose cpu, cuda or cuda:N", ["--device", "toaster"]),
+    ],
+)
+def test_mistakes_in_options(message, arguments, tmp_path):
+    refused(message, "simulate", "--out", tmp_path, "--quiet", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_where_there_is_none(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    refused("this machine has 0 CUDA devices; use cpu", "simulate", "--out", tmp_path, "--device", "cuda")
+
+
+def test_mistakes_in_the_data(image_tree, tmp_path):
+    options = ("simulate", "--out", tmp_path / "runs", "--quiet", "--data", "imagefolder", "--image-size-px", 8)
+    refused("does not exist; name a folder with train/ and test/", *options, "--data-root", tmp_path / "none")
+    (image_tree / "train" / "red" / "3.png").write_bytes(b"broken")
+    refused("red/3.png cannot be decoded; replace or remove it", *options, "--data-root", image_tree)
+    for path in (image_tree / "train" / "red").iterdir():
+        path.unlink()
+    refused("holds no image; add images or remove the class", *options, "--data-root", image_tree)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_synthesize_then_inspect_then_export(teacher, tmp_path):
+    save_checkpoint(tmp_path / "t.safetensors", teacher)
+    store = tmp_path / "store"
+    common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", store)
+    done = dsv(*common, "--images-per-class", "1,2", "--iterations", 2, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "synthesis 2/class 2/2" in done.output and "stationarity" in done.output
+    paths = sorted(store.glob("*.dsv"), key=lambda p: p.stat().st_size)
+    assert len(paths) == 2 and all(p.stem in done.output for p in paths)
+    shown = dsv("inspect", paths[1]).output
+    for wanted in (paths[1].stem, "20 of 1 x 8 x 8", "convnet:8", "noise, seed 0", "layer-cosine", "sum of lambda"):
+        assert wanted in shown
+    out = dsv("export", paths[1], tmp_path / "pictures")
+    assert "20 images" in out.output
+    assert len(list((tmp_path / "pictures" / "images" / "0003_3").glob("*.png"))) == 2
+    assert Image.open(tmp_path / "pictures" / "contact-sheet.png").size == (2 * 66 + 2, 10 * 66 + 2)
+    refused("is not an empty folder", "export", paths[1], tmp_path / "pictures")
+
+
+def test_synthesis_may_start_from_pictures(teacher, tmp_path):
+    save_checkpoint(tmp_path / "t.safetensors", teacher)
+    folder = tmp_path / "public"
+    folder.mkdir()
+    common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", tmp_path / "s", "--iterations", 1)
+    options = (*common, "--images-per-class", 1, "--start", folder)
+    refused("has 0 images, 10 are needed", *options)
+    for number in range(10):
+        Image.new("RGB", (12, 20), (number * 20, 0, 0)).save(folder / f"{number}.png")
+    done = dsv(*options)
+    assert done.exit_code == 0, done.output
+    [path] = (tmp_path / "s").glob("*.dsv")
+    assert artefact.load(path).provenance.start == str(folder)
+    refused("start folder nowhere does not exist", *common, "--start", "nowhere")
+
+
+def test_a_contact_sheet_shows_the_largest_multiplier_first(support_set):
+    sheet = contact_sheet(support_set)
+    own = torch.nonzero(support_set.labels == 0).flatten()
+    first = own[support_set.multipliers[own].argmax()]
+    corner = sheet[:, 2:66:8, 2:66:8]
+    assert torch.equal(corner, support_set.images[first])
+
+
+@pytest.mark.parametrize("length", [10, -1])
+def test_a_truncated_release(release, length, tmp_path):
+    release.write_bytes(release.read_bytes()[:length])
+    for command in (("inspect", release), ("export", release, tmp_path / "out")):
+        refused("r.dsv: not a release file, or a truncated one", *command)
+
+
+def test_an_altered_release(release):
+    data = bytearray(release.read_bytes())
+    position = data.index(b"feddsv/1")
+    data[position + 7 : position + 8] = b"9"
+    release.write_bytes(data)
+    refused("has format 'feddsv/9'", "inspect", release)
+
+
+def test_files_that_are_not_there(tmp_path):
+    refused("cannot read release", "inspect", tmp_path / "none.dsv")
+    missing = tmp_path / "none.safetensors"
+    refused("cannot read model", "synthesize", "--teacher", missing, "--store", tmp_path / "s")
+    refused("does not exist; name a folder of releases", "serve", "--store", tmp_path / "none")
+
+
+def test_a_model_file_that_is_none(release, tmp_path):
+    refused("is not a model written by dsv", "synthesize", "--teacher", release, "--store", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_serving_on_a_port_in_use(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(f"cannot listen on 127.0.0.1:{port}: it is in use", "serve", "--store", tmp_path, "--port", port)
+
+
+def test_an_unreachable_server():
+    refused("server 127.0.0.1:1 cannot be reached", "bootstrap", "--server", "127.0.0.1:1")
+
+
+def test_bootstrap(content, tmp_path):
+    store = DirectoryStore(tmp_path / "store")
+    with run_server(store) as address:
+        refused("has no release yet", "bootstrap", "--server", address)
+        name = store.publish(content)
+        common = ("bootstrap", "--server", address, "--newcomer-steps", 2, "--quiet")
+        kept = ("--save-release", tmp_path / "r.dsv", "--save-model", tmp_path / "m.safetensors")
+        done = dsv(*common, "--architecture", "resnet18:8", "--data", "digits", *kept)
+        assert done.exit_code == 0, done.output
+        assert f"downloaded {name}: 20 images" in done.output and "test accuracy on digits" in done.output
+        assert (tmp_path / "r.dsv").read_bytes() == content
+        assert load_checkpoint(tmp_path / "m.safetensors").spec.architecture == "resnet18"
+        refused("has no release abc", *common, "--release", "abc")
+        refused("unknown architecture", *common, "--architecture", "nonesuch")
+        refused("does not fit the release (10 classes of (1, 8, 8))", *common, "--data", "cifar10")
+
+
+def test_the_installed_command_prints_no_traceback_and_ends_on_a_signal(tmp_path):
+    command = [str(Path(sys.executable).parent / "dsv")]
+    failed = subprocess.run([*command, "inspect", "none.dsv"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and failed.stderr.startswith("Error: cannot read release none.dsv")
+    served = subprocess.Popen(
+        [*command, "serve", "--store", str(tmp_path), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert served.stdout is not None and "interrupt to stop" in served.stdout.readline()
+        served.terminate()
+        assert served.wait(timeout=20) == 0
+    finally:
+        served.kill()

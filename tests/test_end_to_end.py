@@ -1,0 +1,138 @@
+"""The whole loop through Flower's own door, small."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from protos import artefact
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--clients 3 --rounds 2 --local-epochs 1 --architecture convnet:8 --images-per-class 1,2 --iterations 4 "
+    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3"
+).split()
+
+
+def start(out: Path, home: Path, *options: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).parent / "dsv"), "simulate", "--out", str(out), *SMALL, *options]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def simulate(out: Path, home: Path, *options: str) -> tuple[dict, str]:
+    process = start(out, home, *options)
+    printed, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, printed
+    return json.loads((out / "latest" / "result.json").read_text()), printed
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of running processes whose HOME is ``home``."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and f"HOME={home}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    base = tmp_path_factory.mktemp("run")
+    home = base / "home"
+    home.mkdir()
+    result, printed = simulate(base / "runs", home)
+    return base, home, result, printed
+
+
+def test_the_result_keeps_its_schema(run):
+    jsonschema.validate(run[2], json.loads((ROOT / "docs" / "result.schema.json").read_text()))
+
+
+def test_every_newcomer_and_every_rival_is_there(run):
+    result = run[2]
+    rows = {(n["architecture"], n["images_per_class"], n["labels"]) for n in result["newcomers"]}
+    assert rows == {(a, c, k) for a in ("convnet:8", "resnet18:8") for c in (1, 2) for k in ("hard", "soft")}
+    rivals = {(r["name"], r["images_per_class"]) for r in result["rivals"]}
+    three = ("noise_soft", "random_real_hard", "random_real_soft")
+    assert rivals == {(n, c) for n in three for c in (1, 2)} | {("untrained", 0), ("teacher_weights", 0)}
+
+
+def test_the_ledger_has_every_client_and_round_and_download(run):
+    ledger = run[2]["ledger"]
+    weights = {(r["round"], r["client"], r["direction"]) for r in ledger if r["purpose"] == "weights"}
+    assert weights == {(r, c, d) for r in (1, 2) for c in range(3) for d in ("up", "down")}
+    newcomers = {r["client"] for r in ledger if r["purpose"] == "dsv_download"}
+    assert newcomers == {"newcomer convnet:8", "newcomer resnet18:8"}
+    raw = [r["bytes"] for r in ledger if r["purpose"] == "raw_images_instead"]
+    assert len(raw) == 3 and sum(raw) == 1438 * 64
+
+
+def test_releases_are_what_the_result_names(run):
+    base, _, result, _ = run
+    for row in result["newcomers"]:
+        path = base / "runs" / "latest" / "releases" / f"{row['release_digest']}.dsv"
+        assert artefact.digest(path.read_bytes()) == row["release_digest"]
+        assert artefact.load(path).images_per_class == row["images_per_class"]
+        assert path.stat().st_size < row["downloaded_bytes"] < path.stat().st_size + 100
+
+
+def test_what_is_printed(run):
+    printed = run[3]
+    for wanted in ("federation rounds 2/2", "synthesis 2/class 4/4", "stationarity", "teacher's weights"):
+        assert wanted in printed
+    assert "Traceback" not in printed
+
+
+def test_nothing_is_left_behind(run):
+    _, home, _, _ = run
+    deadline = time.monotonic() + 10
+    while processes_of(home) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert processes_of(home) == []
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_same_seed_same_digests_and_another_seed_others(run, tmp_path):
+    def digests(result):
+        return {row["release_digest"] for row in result["newcomers"]}
+
+    again, _ = simulate(tmp_path / "again", tmp_path)
+    other, _ = simulate(tmp_path / "other", tmp_path, "--seed", "1")
+    assert digests(again) == digests(run[2])
+    assert digests(other).isdisjoint(digests(run[2]))
+
+
+@pytest.mark.slow
+def test_images_of_ones_own(image_tree, tmp_path):
+    options = ("--data", "imagefolder", "--data-root", str(image_tree), "--image-size-px", "8", "--partitioner", "iid")
+    result, _ = simulate(tmp_path / "runs", tmp_path / "tree", *options)
+    assert {row["images_per_class"] for row in result["newcomers"]} == {1, 2}
+    found = artefact.load(tmp_path / "runs/latest/releases" / (result["newcomers"][0]["release_digest"] + ".dsv"))
+    assert found.task.class_names == ("blue", "red") and found.task.channels == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_no_process(number, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    process = start(tmp_path / "runs", home)
+    time.sleep(30)
+    os.kill(process.pid, number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in printed, printed
+    time.sleep(5)
+    assert processes_of(home) == []
