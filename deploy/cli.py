@@ -92,28 +92,14 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
 @_QUIET
 def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
     """Synthesise releases from a trained model's file and publish them into a store."""
-    from deploy.progress import display
-    from deploy.simulate import show_event
+    from deploy.progress import display, show_event
     from protos.checkpoint import load_checkpoint
-    from server.events import Published
     from server.store import DirectoryStore
-    from server.synthesis_job import synthesize_release
+    from server.synthesis_job import publish_releases
 
-    settings = RunSettings(**values)
-    checkpoint, target = load_checkpoint(teacher), DirectoryStore(store)
+    settings, checkpoint = RunSettings(**values), load_checkpoint(teacher)
     with display(quiet=quiet) as shown:
-        for count in settings.releases:
-            digest = synthesize_release(
-                checkpoint,
-                settings.synthesis(count),
-                target,
-                seed=settings.seed,
-                start=settings.start,
-                device=settings.device,
-                on_iteration=lambda event: show_event(event, shown),
-            )
-            path = target.path(digest)
-            show_event(Published(digest, count, path.stat().st_size, str(path)), shown)
+        publish_releases(checkpoint, settings, DirectoryStore(store), on_event=lambda event: show_event(event, shown))
 
 
 @cli.command()

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from server.events import Event, IterationDone, Published, RoundDone
+
 _PLAIN_LINES = 10
 
 
@@ -79,3 +81,17 @@ def display(*, quiet: bool) -> Iterator[Display]:
     )
     with Progress(*columns) as progress:
         yield _Bars(progress)
+
+
+def show_event(event: Event, display: Display) -> None:
+    """Tell a person what happened."""
+    if isinstance(event, RoundDone):
+        loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f}"
+        refused = f", {event.refused} refused" if event.refused else ""
+        display.update("federation rounds", event.round, event.rounds, f"{loss}  {event.averaged} averaged{refused}")
+    elif isinstance(event, IterationDone):
+        note = f"loss {event.total:.3f} = stationarity {event.stationarity:.3f}, primal {event.primal:.3f}"
+        name = f"synthesis {event.images_per_class}/class"
+        display.update(name, event.iteration, event.iterations, f"{note}, tv {event.total_variation:.2f}")
+    elif isinstance(event, Published):
+        display.say(f"published {event.images_per_class}/class, {event.size_bytes} bytes: {event.digest}")

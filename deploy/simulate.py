@@ -16,7 +16,7 @@ from client.partition import partition_of, write_partition
 from deploy.flower import Simulation, simulation
 from deploy.measure import Bench, measure
 from deploy.options import HarnessSettings
-from deploy.progress import Display
+from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
 from dsv import DsvError, ModelSpec, accuracy, build_model, checked_device
 from protos.checkpoint import load_checkpoint
@@ -28,9 +28,7 @@ from server.events import (
     EventReader,
     Failed,
     FederationDone,
-    IterationDone,
     Published,
-    RoundDone,
     SynthesisDone,
     read_events,
 )
@@ -122,20 +120,6 @@ def _federate(
 
     display.say(f"Flower simulates {harness.clients} clients; its log: {run_dir / FLOWER_LOG}")
     flower.run(settings.to_run_config(), clients=harness.clients, log=run_dir / FLOWER_LOG, finished=finished)
-
-
-def show_event(event: Event, display: Display) -> None:
-    """Tell a person what happened."""
-    if isinstance(event, RoundDone):
-        loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f}"
-        refused = f", {event.refused} refused" if event.refused else ""
-        display.update("federation rounds", event.round, event.rounds, f"{loss}  {event.averaged} averaged{refused}")
-    elif isinstance(event, IterationDone):
-        note = f"loss {event.total:.3f} = stationarity {event.stationarity:.3f}, primal {event.primal:.3f}"
-        name = f"synthesis {event.images_per_class}/class"
-        display.update(name, event.iteration, event.iterations, f"{note}, tv {event.total_variation:.2f}")
-    elif isinstance(event, Published):
-        display.say(f"published {event.images_per_class}/class, {event.size_bytes} bytes: {event.digest}")
 
 
 def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, data: _Data, display: Display) -> Result:

@@ -13,11 +13,11 @@ from flwr.supercore import log
 from dsv import DsvError, build_model, checked_device
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import RunSettings
-from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
+from server.events import EventLog, Failed, FederationDone, IterationDone, Published, SynthesisDone
 from server.run_folder import ROUNDS_FOLDER, STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
 from server.strategy import GuardedFedAvg
-from server.synthesis_job import synthesize_release
+from server.synthesis_job import publish_releases
 
 ROUND_TIMEOUT_S = 3600.0
 
@@ -62,18 +62,11 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
 
 def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: EventLog) -> None:
     started = time.perf_counter()
-    store = DirectoryStore(run_dir / STORE_FOLDER)
-    for images_per_class in settings.releases:
-        digest = synthesize_release(
-            teacher,
-            settings.synthesis(images_per_class),
-            store,
-            seed=settings.seed,
-            start=settings.start,
-            device=settings.device,
-            on_iteration=events.write,
-        )
-        path = store.path(digest)
-        log(INFO, "published %d DSVs per class: %s", images_per_class, path.absolute())
-        events.write(Published(digest, images_per_class, path.stat().st_size, str(path)))
+
+    def tell(event: IterationDone | Published) -> None:
+        events.write(event)
+        if isinstance(event, Published):
+            log(INFO, "published %d DSVs per class: %s", event.images_per_class, event.path)
+
+    publish_releases(teacher, settings, DirectoryStore(run_dir / STORE_FOLDER), on_event=tell)
     events.write(SynthesisDone(time.perf_counter() - started))

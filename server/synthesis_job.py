@@ -1,67 +1,65 @@
-"""From a trained model to a published release."""
+"""From a trained model to published releases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from dsv import KktTerms, Start, SynthesisConfig, checked_device, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint
-from server.events import IterationDone
+from protos.settings import RunSettings
+from server.events import IterationDone, Published
 from server.start_images import load_start
-from server.store import ReleaseStore
+from server.store import DirectoryStore
 
 
-def synthesize_release(
+def publish_releases(
     teacher: Checkpoint,
-    config: SynthesisConfig,
-    store: ReleaseStore,
+    settings: RunSettings,
+    store: DirectoryStore,
     *,
-    seed: int,
-    start: str,
-    device: str,
-    on_iteration: Callable[[IterationDone], None],
-) -> str:
-    """Synthesise one DSV set from ``teacher`` and publish it.
-
-    Args:
-        start: ``noise``, or a folder of public images.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Returns:
-        The digest of the release.
+    on_event: Callable[[IterationDone | Published], None],
+) -> None:
+    """Synthesise every DSV set that ``settings`` ask for from ``teacher`` and publish each as soon as it is made.
 
     Raises:
         DsvError: as ``synthesize``, ``load_start``, ``checked_device`` and ``ReleaseStore.publish``.
     """
-    chosen_device = checked_device(device)
-    support_set = synthesize(
-        teacher.model,
-        teacher.task,
-        config,
-        seed=seed,
-        start=None if start == "noise" else Start(start, _start(start, teacher, config)),
-        teacher_architecture=str(teacher.spec),
-        device=chosen_device,
-        on_iteration=lambda done, terms: on_iteration(_event(config, done, terms)),
-    )
-    return store.publish(artefact.encode(support_set))
+    device = checked_device(settings.device)
+    for count in settings.releases:
+        config = settings.synthesis(count)
+        support_set = synthesize(
+            teacher.model,
+            teacher.task,
+            config,
+            seed=settings.seed,
+            start=_start(settings.start, teacher, count),
+            teacher_architecture=str(teacher.spec),
+            device=device,
+            on_iteration=_reporter(config, on_event),
+        )
+        digest = store.publish(artefact.encode(support_set))
+        path = store.path(digest)
+        on_event(Published(digest, count, path.stat().st_size, str(path.absolute())))
 
 
-def _start(start: str, teacher: Checkpoint, config: SynthesisConfig) -> Tensor:
-    return load_start(start, teacher.task, config.images_per_class)
+def _start(start: str, teacher: Checkpoint, images_per_class: int) -> Start | None:
+    return None if start == "noise" else Start(start, load_start(start, teacher.task, images_per_class))
 
 
-def _event(config: SynthesisConfig, done: int, terms: KktTerms) -> IterationDone:
-    return IterationDone(
-        images_per_class=config.images_per_class,
-        iteration=done,
-        iterations=config.iterations,
-        total=float(terms.total.detach()),
-        stationarity=float(terms.stationarity.detach()),
-        primal=float(terms.primal.detach()),
-        total_variation=float(terms.total_variation.detach()),
-        norm=float(terms.norm.detach()),
-    )
+def _reporter(config: SynthesisConfig, on_event: Callable[[IterationDone], None]) -> Callable[[int, KktTerms], None]:
+    def report(done: int, terms: KktTerms) -> None:
+        on_event(
+            IterationDone(
+                images_per_class=config.images_per_class,
+                iteration=done,
+                iterations=config.iterations,
+                total=float(terms.total.detach()),
+                stationarity=float(terms.stationarity.detach()),
+                primal=float(terms.primal.detach()),
+                total_variation=float(terms.total_variation.detach()),
+                norm=float(terms.norm.detach()),
+            )
+        )
+
+    return report
