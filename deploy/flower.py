@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dsv import DsvError
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTION = "dsv-local"
 _START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.2
 
 QUIET = {
@@ -109,7 +109,10 @@ def simulation() -> Iterator[Simulation]:
         command += ["--host", "127.0.0.1", "--port", str(port)]
         log = home / "superlink.log"
         with log.open("wb") as output, _process(command, environment, output) as process, ExitStack() as children:
-            yield Simulation(environment, lambda: _await_health(process, port, log), children)
+            try:
+                yield Simulation(environment, lambda: _await_health(process, port, log), children)
+            finally:
+                _end_all(home)
 
 
 @contextmanager
@@ -132,6 +135,29 @@ def _process(command: list[str], environment: Mapping[str, str], output: object)
                 process.wait(_STOP_TIMEOUT_S)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
+
+
+def _end_all(home: Path) -> None:
+    """End every process that was started with this FLWR_HOME: Flower and Ray put theirs into groups of their own, which
+    outlive an interrupted SuperLink."""
+    wanted = f"FLWR_HOME={home}".encode()
+    for number, patience_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + patience_s
+        for pid in _processes_with(wanted):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        while _processes_with(wanted) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+
+def _processes_with(variable: bytes) -> list[int]:
+    """Processes that have this in their environment; zombies have none."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and variable in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
