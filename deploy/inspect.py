@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deploy.report import format_bytes
 from dsv import DsvError, SupportSet, write_picture
@@ -44,7 +45,7 @@ def _class_table(support_set: SupportSet) -> Table:
         multipliers, confidence = support_set.multipliers[own], support_set.soft_labels[own, label]
         mean = f"{float(confidence.mean()):.1%}" if len(confidence) else "-"
         zero = int((multipliers == 0).sum())
-        table.add_row(name, str(int(own.sum())), f"{float(multipliers.sum()):.3f}", str(zero), mean)
+        table.add_row(Text(name), str(int(own.sum())), f"{float(multipliers.sum()):.3f}", str(zero), mean)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ class Provenance:
         seed: of the synthesis.
         config: every option of the synthesis by name.
         versions: of the software by name.
+
+    Raises:
+        DsvError: a field is of another type.
     """
 
     teacher_architecture: str
@@ -34,6 +38,23 @@ class Provenance:
     seed: int
     config: Mapping[str, int | float | str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Provenance also comes out of files that strangers wrote, so the annotations alone do not hold.
+        texts = (self.teacher_architecture, self.teacher_sha256, self.start)
+        if not all(_is_printable(text) for text in texts) or type(self.seed) is not int:
+            raise DsvError("a provenance's architecture, digest and start must be printable text, its seed a number")
+        for name, mapping, valid in (("config", self.config, _is_option), ("versions", self.versions, _is_printable)):
+            if not isinstance(mapping, Mapping) or not all(_is_printable(k) and valid(v) for k, v in mapping.items()):
+                raise DsvError(f"a provenance's {name} must map names to plain values")
+
+
+def _is_printable(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_option(value: object) -> bool:
+    return _is_printable(value) or type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 @dataclass(frozen=True, eq=False)

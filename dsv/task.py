@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dsv.errors import DsvError
@@ -17,13 +18,13 @@ class Task:
     Args:
         channels: 1 (grey) or 3 (RGB).
         image_size_px: side of the square images, 1 to 4096.
-        class_names: one name per class; the label of an image is an index into it.
+        class_names: one printable name per class; the label of an image is an index into it.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1]; positive.
         mirror: whether a mirrored image still shows its class (digits do not).
 
     Raises:
-        DsvError: a value is out of its range.
+        DsvError: a value is of another type or out of its range.
     """
 
     channels: int
@@ -34,6 +35,7 @@ class Task:
     mirror: bool = True
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.channels not in (1, 3):
             raise DsvError(f"a task has 1 (grey) or 3 (RGB) channels, not {self.channels}")
         if not 1 <= self.image_size_px <= MAX_IMAGE_SIZE_PX:
@@ -44,8 +46,20 @@ class Task:
             raise DsvError("class names repeat; give every class its own name")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise DsvError(f"mean and std need one value per channel ({self.channels})")
-        if any(not value > 0 for value in self.std):
-            raise DsvError(f"std must be positive, got {self.std}")
+        if not all(math.isfinite(value) for value in self.mean + self.std) or min(self.std) <= 0:
+            raise DsvError(f"mean must be finite and std positive and finite, got {self.mean} and {self.std}")
+
+    def _check_types(self) -> None:
+        """Tasks also come out of files that strangers wrote, so the annotations alone do not hold."""
+        if type(self.channels) is not int or type(self.image_size_px) is not int or type(self.mirror) is not bool:
+            raise DsvError("a task's channels and image size must be whole numbers, and mirror true or false")
+        if not all(isinstance(value, tuple) for value in (self.class_names, self.mean, self.std)):
+            raise DsvError("a task's class names, mean and std must be tuples")
+        for name in self.class_names:
+            if not isinstance(name, str) or not name or not name.isprintable():
+                raise DsvError(f"class name {name!r} is not printable text; rename the class")
+        if any(type(value) not in (int, float) for value in (*self.mean, *self.std)):
+            raise DsvError("a task's mean and std must be numbers")
 
     @property
     def classes(self) -> int:

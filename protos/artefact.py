@@ -6,9 +6,9 @@ canonical: equal sets give equal bytes, and a file whose bytes are not the ones 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def encode(support_set: SupportSet) -> bytes:
         "soft_labels": support_set.soft_labels.numpy(),
     }
     tensors = {name: numpy.ascontiguousarray(array, dtype=_DTYPES[name]) for name, array in arrays.items()}
-    header = {"format": FORMAT, "task": asdict(support_set.task), "provenance": asdict(support_set.provenance)}
+    header = {"format": FORMAT, "task": dataclasses.asdict(support_set.task), "provenance": dataclasses.asdict(support_set.provenance)}
     return safetensors.numpy.save(tensors, metadata={METADATA_KEY: _canonical_json(header)})
 
 
@@ -112,17 +112,17 @@ def _build(tensors: dict[str, numpy.ndarray[Any, Any]], header: Any) -> SupportS
             labels=torch.from_numpy(tensors["labels"].astype(numpy.int64)),
             soft_labels=torch.from_numpy(tensors["soft_labels"].astype(numpy.float32)),
             multipliers=torch.from_numpy(tensors["multipliers"]),
-            task=_task(header["task"]),
-            provenance=Provenance(**header["provenance"]),
+            task=Task(**_fields(Task, header["task"])),
+            provenance=Provenance(**_fields(Provenance, header["provenance"])),
         )
     except DsvError as error:
         raise ArtefactError(f"release file is inconsistent: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ArtefactError(f"release file's metadata is malformed: {error}") from None
 
 
-def _task(fields: Any) -> Task:
-    task = Task(**{**fields, **{name: tuple(fields[name]) for name in ("class_names", "mean", "std")}})
-    if not all(isinstance(name, str) for name in task.class_names):
-        raise TypeError("class names must be text")
-    return task
+def _fields(kind: type[Task] | type[Provenance], found: Any) -> dict[str, Any]:
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(found, dict) or set(found) != expected:
+        raise ArtefactError(
+            f"release file's metadata is malformed: a {kind.__name__.lower()} holds {', '.join(sorted(expected))}"
+        )
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}

@@ -174,6 +174,47 @@ def test_any_change_of_bytes_is_refused_or_decodes_to_just_those_bytes(content, 
     assert artefact.encode(found) == altered
 
 
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places(value, path=()):
+    """Every path into a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_anywhere_in_the_metadata_is_refused_or_harmless(content, data):
+    """Well-formed JSON of the wrong kind: no exception but ArtefactError."""
+    whole = {"metadata": json.loads(parts(content)[0]["__metadata__"]["feddsv"])}
+    *above, last = data.draw(st.sampled_from(list(places(whole))[1:]))
+    target = whole
+    for key in above:
+        target = target[key]
+    target[last] = data.draw(_JSON)
+    header, payload = parts(content)
+    header["__metadata__"]["feddsv"] = json.dumps(whole["metadata"], sort_keys=True, separators=(",", ":"))
+    altered = joined(header, payload)
+    try:
+        found = artefact.decode(altered)
+    except ArtefactError:
+        return
+    assert artefact.encode(found) == altered
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "", "a\nb", "\ud800"])
+def test_class_names_that_a_terminal_must_not_see(content, name):
+    with pytest.raises(ArtefactError, match="not printable text"):
+        artefact.decode(changed_metadata(content, lambda m: m["task"]["class_names"].__setitem__(0, name)))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_random_bytes(garbage):
