@@ -40,7 +40,8 @@ def encode(support_set: SupportSet) -> bytes:
         "soft_labels": support_set.soft_labels.numpy(),
     }
     tensors = {name: numpy.ascontiguousarray(array, dtype=_DTYPES[name]) for name, array in arrays.items()}
-    header = {"format": FORMAT, "task": dataclasses.asdict(support_set.task), "provenance": dataclasses.asdict(support_set.provenance)}
+    task, provenance = dataclasses.asdict(support_set.task), dataclasses.asdict(support_set.provenance)
+    header = {"format": FORMAT, "task": task, "provenance": provenance}
     return safetensors.numpy.save(tensors, metadata={METADATA_KEY: _canonical_json(header)})
 
 
