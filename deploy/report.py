@@ -65,10 +65,11 @@ def _lines(result: Result) -> list[str]:
     up, down = total("weights", "up"), total("weights", "down")
     raw = total("raw_images_instead", "up")
     rounds = max(row.round for row in result.ledger)
+    plural = f"{rounds} round{'' if rounds == 1 else 's'}"
     clients = len({row.client for row in result.ledger if row.purpose == "weights"})
     seconds = result.seconds
     return [
-        f"federation: {clients} clients, {rounds} round{'' if rounds == 1 else 's'}: {format_bytes(up)} up, {format_bytes(down)} down "
+        f"federation: {clients} clients, {plural}: {format_bytes(up)} up, {format_bytes(down)} down "
         f"as Flower's messages carry them; uploading the images themselves would take {format_bytes(raw)}",
         f"seconds: federation {seconds.federation:.0f}, synthesis {seconds.synthesis:.0f}, "
         f"distribution {seconds.distribution:.1f}, newcomers and rivals {seconds.bootstrap:.0f}",
