@@ -5,34 +5,23 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
-from deploy.options import HarnessSettings, options_of
-from dsv import DsvError
+from deploy.options import HarnessSettings, options_of, preset_option
+from dsv import DsvError, SynthesisConfig, ranks_of_torchrun
 from protos.settings import RunSettings
 
 _QUIET = click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for runs."
 )
-_SYNTHESIS = (
-    "images_per_class",
-    "iterations",
-    "image_step",
-    "multiplier_step",
-    "distance",
-    "primal_weight",
-    "total_variation_weight",
-    "norm_weight",
-    "augmented_weight",
-    "start",
-    "device",
-    "seed",
-)
+_COMPUTE = ("device", "micro_batch", "precision", "compiled", "seed")
+_SYNTHESIS = (*(f.name for f in fields(SynthesisConfig) if hasattr(RunSettings, f.name)), "start", *_COMPUTE)
 
 
 class _Commands(click.Group):
@@ -64,6 +53,7 @@ def demo(quiet: bool, out: Path) -> None:
 
 
 @cli.command()
+@preset_option
 @options_of(RunSettings, without=("run_dir",))
 @options_of(HarnessSettings)
 @_OUT
@@ -88,18 +78,23 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
 @cli.command()
 @click.option("--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it.")
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder to publish into.")
+@preset_option
 @options_of(RunSettings, only=_SYNTHESIS)
 @_QUIET
 def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
-    """Synthesise releases from a trained model's file and publish them into a store."""
+    """Synthesise releases from a trained model's file and publish them into a store.
+
+    A run that was killed goes on where it was when the same command is given again. Under torchrun, every process
+    takes its share of the DSVs.
+    """
     from deploy.progress import display, show_event
     from protos.checkpoint import load_checkpoint
     from server.store import DirectoryStore
     from server.synthesis_job import publish_releases
 
-    settings, checkpoint = RunSettings(**values), load_checkpoint(teacher)
-    with display(quiet=quiet) as shown:
-        publish_releases(checkpoint, settings, DirectoryStore(store), on_event=lambda event: show_event(event, shown))
+    settings, checkpoint, releases = RunSettings(**values), load_checkpoint(teacher), DirectoryStore(store)
+    with ranks_of_torchrun(settings.device) as ranks, display(quiet=quiet) as shown:
+        publish_releases(checkpoint, settings, releases, on_event=lambda event: show_event(event, shown), ranks=ranks)
 
 
 @cli.command()
@@ -126,7 +121,9 @@ def serve(store: Path, host: str, port: int) -> None:
 @cli.command()
 @click.option("--server", required=True, help="Address host:port of a distribution service.")
 @click.option("--release", default="", help="Digest of the release, or its first digits; the newest when left out.")
-@click.option("--architecture", default="convnet:64", show_default=True, help="Model to train, name[:width[:norm]].")
+@click.option(
+    "--architecture", default="convnet:64", show_default=True, help="Model to train, name[:width[:norm[:pooling]]]."
+)
 @click.option("--labels", default="soft", type=click.Choice(["hard", "soft"]), show_default=True, help="Targets.")
 @options_of(HarnessSettings, only=("newcomer_steps",))
 @options_of(RunSettings, only=("device", "seed"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 import click
 
 from client.bootstrap import NEWCOMER_STEPS
-from dsv import DsvError
+from dsv import PRESETS, DsvError
 from protos.settings import key_of, option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,8 +49,9 @@ def options_of(
             if (only and entry.name not in only) or entry.name in without:
                 continue
             choices = entry.metadata["choices"]
+            switch = f"/--no-{key_of(entry)}" if type(entry.default) is bool else ""
             command = click.option(
-                f"--{key_of(entry)}",
+                f"--{key_of(entry)}{switch}",
                 entry.name,
                 default=entry.default,
                 type=click.Choice(choices) if choices else type(entry.default),
@@ -60,3 +61,22 @@ def options_of(
         return command
 
     return decorate
+
+
+def preset_option(command: Command) -> Command:
+    """Adds ``--preset``: other defaults for the options of the synthesis; an option that is given still counts."""
+
+    def apply(context: click.Context, parameter: click.Parameter, name: str) -> None:
+        chosen = asdict(PRESETS[name])
+        context.default_map = {**chosen, "images_per_class": str(chosen["images_per_class"])} if name != "small" else {}
+
+    return click.option(
+        "--preset",
+        type=click.Choice(tuple(PRESETS)),
+        default="small",
+        show_default=True,
+        is_eager=True,
+        expose_value=False,
+        callback=apply,
+        help="Defaults of the synthesis options for a kind of model; the help shows those of 'small'.",
+    )(command)

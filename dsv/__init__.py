@@ -1,6 +1,7 @@
 """Deep Support Vectors: the mathematics, on torch and numpy alone. This page is the whole public index."""
 
 from dsv.augmentation import Augmentation
+from dsv.compute import PRECISIONS, Compute
 from dsv.deepkkt import (
     DISTANCES,
     KktTerms,
@@ -10,20 +11,27 @@ from dsv.deepkkt import (
     lagrangian_gradient,
     layer_cosine,
     mean_l1,
+    prediction_entropy,
     primal_loss,
     project_dual,
     relative_l2,
     stationarity_loss,
+    stationary_parameters,
     total_variation,
 )
 from dsv.device import checked_device
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict
-from dsv.models import NORMS, ModelSpec, build_model
+from dsv.kkt_gradient import Batch, Candidates, KktGradient, StationarityEngine, kkt_gradient
+from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.picture import picture_paths, read_picture, write_picture
+from dsv.pixel_optimiser import Start
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
+from dsv.ranks import Ranks, ranks_of_torchrun
+from dsv.resume import Checkpointing
 from dsv.support_set import Provenance, SupportSet, model_digest
-from dsv.synthesis import Start, SynthesisConfig, check_fits, synthesize
+from dsv.synthesis import Progress, check_fits, synthesize
+from dsv.synthesis_config import PRESETS, SynthesisConfig
 from dsv.task import KNOWN_TASKS, Task
 from dsv.training import TrainingConfig, train
 
@@ -31,13 +39,24 @@ __all__ = [
     "DISTANCES",
     "KNOWN_TASKS",
     "NORMS",
+    "POOLINGS",
+    "PRECISIONS",
+    "PRESETS",
     "Augmentation",
+    "Batch",
+    "Candidates",
+    "Checkpointing",
+    "Compute",
     "DsvError",
+    "KktGradient",
     "KktTerms",
     "KktWeights",
     "ModelSpec",
+    "Progress",
     "Provenance",
+    "Ranks",
     "Start",
+    "StationarityEngine",
     "SupportSet",
     "SynthesisConfig",
     "Task",
@@ -49,6 +68,7 @@ __all__ = [
     "deepkkt_loss",
     "from_uint8",
     "image_norm",
+    "kkt_gradient",
     "lagrangian_gradient",
     "layer_cosine",
     "mean_l1",
@@ -57,11 +77,14 @@ __all__ = [
     "normalise",
     "picture_paths",
     "predict",
+    "prediction_entropy",
     "primal_loss",
     "project_dual",
+    "ranks_of_torchrun",
     "read_picture",
     "relative_l2",
     "stationarity_loss",
+    "stationary_parameters",
     "synthesize",
     "to_uint8",
     "total_variation",

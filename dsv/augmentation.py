@@ -31,33 +31,56 @@ class Augmentation:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augment (N, C, H, W) normalised float images; ``generator`` is a CPU generator."""
-        count = images.shape[0]
+        return self.draw(len(images), tuple(images.shape[1:]), generator)(images)
+
+    def draw(self, count: int, image_shape: tuple[int, ...], generator: torch.Generator) -> DrawnAugmentation:
+        """What happens to each of ``count`` images, drawn at once, to be applied to any part of them later."""
 
         def uniform(low: float, high: float) -> Tensor:
-            drawn = torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low
-            return drawn.to(images)
+            return torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low
 
         zoom = 1 - uniform(0, self.crop)
-        flip = torch.where(uniform(0, 1) < self.mirror, -1.0, 1.0).to(images)
+        flip = torch.where(uniform(0, 1) < self.mirror, -1.0, 1.0).double()
         # A crop window may lie anywhere inside the picture; translation moves it beyond the edge.
         shift_x = 2 * uniform(-self.translate, self.translate) + uniform(-1, 1) * (1 - zoom)
         shift_y = 2 * uniform(-self.translate, self.translate) + uniform(-1, 1) * (1 - zoom)
-        affine = images.new_zeros(count, 2, 3)
-        affine[:, 0, 0], affine[:, 0, 2] = zoom * flip, shift_x
-        affine[:, 1, 1], affine[:, 1, 2] = zoom, shift_y
-        grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-        moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        if self.cutout > 0:
-            moved = moved * self._cutout_mask(moved, uniform(0, 1), uniform(0, 1))
-        if self.noise > 0:
-            moved = moved + self.noise * torch.randn(moved.shape, generator=generator).to(moved)
-        return moved
+        zero = torch.zeros_like(zoom)
+        affine = torch.stack([zoom * flip, zero, shift_x, zero, zoom, shift_y], dim=1).view(count, 2, 3)
+        centres = torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) if self.cutout > 0 else None
+        noise = self.noise * torch.randn(count, *image_shape, generator=generator) if self.noise > 0 else None
+        return DrawnAugmentation(affine, self.cutout, centres, noise)
 
-    def _cutout_mask(self, images: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tensor:
-        """(N, 1, H, W) mask that is 0 inside one square per image and 1 elsewhere."""
+
+@dataclass(frozen=True)
+class DrawnAugmentation:
+    """One drawn change for each of N images.
+
+    Args:
+        affine: (N, 2, 3) float64, from output to input coordinates, as ``affine_grid`` takes it.
+        cutout: side of the square set to zero, as a fraction of the side.
+        centres: (N, 2) float64 centres (x, y) of those squares in [0, 1], or None.
+        noise: (N, C, H, W) float32 to be added, or None.
+    """
+
+    affine: Tensor
+    cutout: float
+    centres: Tensor | None
+    noise: Tensor | None
+
+    def __call__(self, images: Tensor, first: int = 0) -> Tensor:
+        """Augment the (n, C, H, W) normalised float images ``first`` to ``first + n`` of the N."""
+        own = slice(first, first + len(images))
+        grid = functional.affine_grid(self.affine[own].to(images), list(images.shape), align_corners=False)
+        moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if self.centres is not None:
+            moved = moved * self._mask(moved, self.centres[own].to(images))
+        return moved if self.noise is None else moved + self.noise[own].to(moved)
+
+    def _mask(self, images: Tensor, centres: Tensor) -> Tensor:
+        """(n, 1, H, W) mask that is 0 inside one square per image and 1 elsewhere."""
         height, width = images.shape[-2:]
         rows = (torch.arange(height, device=images.device) + 0.5) / height
         columns = (torch.arange(width, device=images.device) + 0.5) / width
-        inside_y = (rows[None, :] - centre_y[:, None]).abs() <= self.cutout / 2
-        inside_x = (columns[None, :] - centre_x[:, None]).abs() <= self.cutout / 2
+        inside_x = (columns[None, :] - centres[:, :1]).abs() <= self.cutout / 2
+        inside_y = (rows[None, :] - centres[:, 1:]).abs() <= self.cutout / 2
         return 1 - (inside_y[:, None, :, None] & inside_x[:, None, None, :]).to(images)

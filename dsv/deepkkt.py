@@ -10,12 +10,14 @@ in two ways, this is what is implemented:
   back. Algorithm 1 drops it for good.
 
 Every function is pure and differentiable in the images and multipliers (second order through ``create_graph``).
+``deepkkt_loss`` is the definition; ``kkt_gradient.py`` computes its gradient faster and in memory that does not grow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,10 @@ from torch.nn import functional
 
 from dsv.errors import DsvError
 
-Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+Parameters = Mapping[str, Tensor]
+"""Parameter tensors under their names in the model, such as ``classifier.weight``."""
+
+Distance = Callable[[Parameters, Parameters], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,23 +40,50 @@ class KktWeights:
         total_variation: beta (beta_2), times ``total_variation``.
         norm: gamma (beta_3), times ``image_norm``.
         augmented: eta of Algorithm 1: weight of primal and stationarity term of the augmented copy.
+        stationarity: 1 in the paper; 0 leaves the primal term alone (the ablation of Fig. 5), and the term uncomputed.
     """
 
     primal: float
     total_variation: float
     norm: float
     augmented: float
+    stationarity: float = 1.0
 
 
 @dataclass(frozen=True)
 class KktTerms:
-    """The scalar terms of one evaluation of the loss; ``total`` is the weighted sum that is descended."""
+    """The scalar terms of one evaluation of the loss; ``total`` is the weighted sum that is descended.
+
+    ``entropy`` belongs to no loss: it is what Fig. 2a follows, the mean over the candidates, as they are, of the
+    entropy of the model's prediction, in nats.
+    """
 
     total: Tensor
     primal: Tensor
     stationarity: Tensor
     total_variation: Tensor
     norm: Tensor
+    entropy: Tensor
+
+
+def stationary_parameters(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:
+    """The parameters that the stationarity term speaks of, under their names.
+
+    Args:
+        patterns: shell patterns separated by commas; ``*`` takes the whole network, ``classifier.*`` the last layer of
+            convnet and resnet18 (the paper's transfer setting, where nothing else was trained).
+
+    Raises:
+        DsvError: a pattern that fits no parameter.
+    """
+    named = dict(model.named_parameters())
+    wanted = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise DsvError(
+                f"no parameter of the model fits {pattern!r}; it has, among others, {', '.join([*named][-4:])}"
+            )
+    return {name: p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
 
 
 def primal_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,14 +96,24 @@ def primal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar, 0 when every sample is classified as its label says.
     """
+    return (functional.cross_entropy(logits, labels, reduction="none") * misclassified(logits, labels)).mean()
+
+
+def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) of the logits' dtype: 1 where the most probable class is not the label's, else 0; arguments as above."""
     target = labels if labels.ndim == 1 else labels.argmax(dim=1)
-    wrong = (logits.argmax(dim=1) != target).to(logits.dtype)
-    return (functional.cross_entropy(logits, labels, reduction="none") * wrong).mean()
+    return (logits.argmax(dim=1) != target).to(logits.dtype)
+
+
+def prediction_entropy(logits: Tensor) -> Tensor:
+    """Mean entropy of softmax(logits), in nats, of (N, K) logits."""
+    logarithms = torch.log_softmax(logits, dim=1)
+    return -(logarithms.exp() * logarithms).sum(dim=1).mean()
 
 
 def lagrangian_gradient(
-    logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+    logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Parameters
+) -> dict[str, Tensor]:
     """sum_i lambda_i grad_theta L(Phi(x_i; theta), y_i): the right-hand side of Eq. 5 with its sign turned.
 
     Args:
@@ -84,30 +126,35 @@ def lagrangian_gradient(
         One tensor per parameter, of its shape, differentiable in whatever the logits and multipliers came from.
     """
     losses = functional.cross_entropy(logits, labels, reduction="none")
-    return torch.autograd.grad((multipliers * losses).sum(), list(parameters), create_graph=True)
+    gradients = torch.autograd.grad((multipliers * losses).sum(), list(parameters.values()), create_graph=True)
+    return dict(zip(parameters, gradients, strict=True))
 
 
-def mean_l1(parameters: Sequence[Tensor], reconstruction: Sequence[Tensor]) -> Tensor:
+def mean_l1(parameters: Parameters, reconstruction: Parameters) -> Tensor:
     """Mean absolute difference over all parameters: the paper's own distance (Section 4.2, Appendix D)."""
-    total = torch.stack([(p - r).abs().sum() for p, r in zip(parameters, reconstruction, strict=True)]).sum()
-    return total / sum(p.numel() for p in parameters)
+    total = torch.stack([(p - reconstruction[name]).abs().sum() for name, p in parameters.items()]).sum()
+    return total / sum(p.numel() for p in parameters.values())
 
 
-def relative_l2(parameters: Sequence[Tensor], reconstruction: Sequence[Tensor]) -> Tensor:
+def relative_l2(parameters: Parameters, reconstruction: Parameters) -> Tensor:
     """Squared l2 distance (Algorithm 1) over the squared norm of the parameters; 1 for a zero reconstruction."""
-    distance = torch.stack([(p - r).square().sum() for p, r in zip(parameters, reconstruction, strict=True)]).sum()
-    return distance / torch.stack([p.square().sum() for p in parameters]).sum()
+    distance = torch.stack([(p - reconstruction[name]).square().sum() for name, p in parameters.items()]).sum()
+    return distance / torch.stack([p.square().sum() for p in parameters.values()]).sum()
 
 
-def layer_cosine(parameters: Sequence[Tensor], reconstruction: Sequence[Tensor]) -> Tensor:
+def layer_cosine(parameters: Parameters, reconstruction: Parameters) -> Tensor:
     """Mean over the parameter tensors of 1 - cosine similarity: 0 when all directions agree, 2 when opposed.
 
-    Blind to lengths, hence to a common scale of the multipliers.
+    Blind to lengths, hence to a common scale of the multipliers. A bias in front of a normalisation has no gradient but
+    rounding errors, whose direction must not count: lengths below 1e-5 of the whole reconstruction's fade out.
     """
-    cosines = [
-        functional.cosine_similarity(p.flatten(), r.flatten(), dim=0, eps=1e-12)
-        for p, r in zip(parameters, reconstruction, strict=True)
-    ]
+    whole = torch.stack([r.square().sum() for r in reconstruction.values()]).sum().clamp(min=1e-30).sqrt()
+    cosines = []
+    for name, p in parameters.items():
+        ours, theirs = p.flatten(), reconstruction[name].flatten()
+        # A length has no derivative at 0; there the similarity is 0 whatever is in its place.
+        length = theirs.square().sum().clamp(min=1e-30).sqrt() + 1e-5 * whole
+        cosines.append(torch.dot(ours, theirs) / (length * torch.linalg.vector_norm(ours).clamp(min=1e-12)))
     return 1 - torch.stack(cosines).mean()
 
 
@@ -116,11 +163,11 @@ DISTANCES: dict[str, Distance] = {"mean-l1": mean_l1, "relative-l2": relative_l2
 
 
 def stationarity_loss(
-    logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor], distance: Distance
+    logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Parameters, distance: Distance
 ) -> Tensor:
     """Stationarity (Eq. 8): D(theta, -sum_i lambda_i grad_theta L(Phi(x_i; theta), y_i)); arguments as above."""
     gradient = lagrangian_gradient(logits, labels, multipliers, parameters)
-    return distance([p.detach() for p in parameters], [-g for g in gradient])
+    return distance({name: p.detach() for name, p in parameters.items()}, {name: -g for name, g in gradient.items()})
 
 
 @torch.no_grad()
@@ -147,7 +194,7 @@ def deepkkt_loss(
     labels: Tensor,
     multipliers: Tensor,
     *,
-    parameters: Sequence[Tensor],
+    parameters: Parameters,
     augment: Callable[[Tensor], Tensor],
     distance: Distance,
     weights: KktWeights,
@@ -170,16 +217,24 @@ def deepkkt_loss(
     Raises:
         DsvError: a term is not finite.
     """
-    primal = images.new_zeros(())
-    stationarity = images.new_zeros(())
-    for weight, view in ((1.0, lambda x: x), (weights.augmented, augment)):
+    primal, stationarity, entropy = (images.new_zeros(()) for _ in range(3))
+    for weight, view in ((1.0, None), (weights.augmented, augment)):
         if weight == 0:
             continue
-        logits = model(view(images))
+        logits = model(images if view is None else view(images))
         primal = primal + weight * primal_loss(logits, labels)
-        stationarity = stationarity + weight * stationarity_loss(logits, labels, multipliers, parameters, distance)
+        if weights.stationarity != 0:
+            distances = stationarity_loss(logits, labels, multipliers, parameters, distance)
+            stationarity = stationarity + weight * distances
+        entropy = prediction_entropy(logits.detach()) if view is None else entropy
     smoothness, size = total_variation(images), image_norm(images)
-    total = stationarity + weights.primal * primal + weights.total_variation * smoothness + weights.norm * size
+    return weighted_terms(weights, KktTerms(entropy, primal, stationarity, smoothness, size, entropy))
+
+
+def weighted_terms(weights: KktWeights, terms: KktTerms) -> KktTerms:
+    """``terms`` with ``total`` replaced by Eq. 9's sum of the others; raises DsvError where that is not finite."""
+    total = weights.stationarity * terms.stationarity + weights.primal * terms.primal
+    total = total + weights.total_variation * terms.total_variation + weights.norm * terms.norm
     if not torch.isfinite(total):
         raise DsvError("the DeepKKT loss is not finite; lower the step sizes or check the teacher's weights")
-    return KktTerms(total, primal, stationarity, smoothness, size)
+    return replace(terms, total=total)

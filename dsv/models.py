@@ -12,6 +12,7 @@ from dsv.errors import DsvError
 from dsv.task import Task
 
 NORMS = ("instance", "batch", "group", "layer", "none")
+POOLINGS = ("average", "max")
 _DEFAULT_NORM = {"convnet": "instance", "resnet18": "group"}
 
 
@@ -28,6 +29,7 @@ class ModelSpec:
             means the architecture's own default: 128 and 64). Torchvision models have no such knob.
         norm: one of ``NORMS``, or ``default``: instance for convnet, group for resnet18 (no running statistics, which a
             federation would have to average).
+        pooling: of the ConvNet, one of ``POOLINGS``; ``average`` in dataset condensation, ``max`` in the paper of DSVs.
     """
 
     architecture: str
@@ -36,24 +38,29 @@ class ModelSpec:
     classes: int
     width: int = 0
     norm: str = "default"
+    pooling: str = "average"
 
     @classmethod
     def parse(cls, text: str, task: Task) -> ModelSpec:
-        """The spec for ``task`` of ``architecture[:width[:norm]]``, such as ``convnet``, ``convnet:64:batch``.
+        """The spec for ``task`` of ``name[:width[:norm[:pooling]]]``, such as ``convnet``, ``convnet:64:batch``.
 
         Raises:
             DsvError: the text does not have that form.
         """
-        architecture, *rest = text.split(":")
-        width, norm = (rest + ["0", "default"][len(rest) :])[:2] if len(rest) <= 2 else ("", "")
-        if not architecture or not width.isdecimal():
-            raise DsvError(f"architecture {text!r} must have the form name[:width[:norm]], such as resnet18:16")
-        return cls(architecture, task.channels, task.image_size_px, task.classes, int(width), norm)
+        parts = text.split(":")
+        if not parts[0] or len(parts) > 4 or not all(part.isdecimal() for part in parts[1:2]):
+            raise DsvError(
+                f"architecture {text!r} must have the form name[:width[:norm[:pooling]]], such as resnet18:16"
+            )
+        width, norm, pooling = parts[1:] + ["0", "default", "average"][len(parts) - 1 :]
+        return cls(parts[0], task.channels, task.image_size_px, task.classes, int(width), norm, pooling)
 
     def __str__(self) -> str:
         """What ``parse`` reads."""
-        norm = "" if self.norm == "default" else f":{self.norm}"
-        return self.architecture + (f":{self.width}" if self.width or norm else "") + norm
+        given = [str(self.width), self.norm, self.pooling]
+        while given and given[-1] == ["0", "default", "average"][len(given) - 1]:
+            given.pop()
+        return ":".join([self.architecture, *given])
 
 
 def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu") -> nn.Module:
@@ -62,10 +69,12 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
     The same ``spec`` and ``seed`` give the same weights; the global random state is left as it was.
 
     Raises:
-        DsvError: unknown architecture or norm, or an image too small for the architecture.
+        DsvError: unknown architecture, norm or pooling, or an image too small for the architecture.
     """
     if spec.norm != "default" and spec.norm not in NORMS:
         raise DsvError(f"unknown norm {spec.norm!r}; choose one of: default, {', '.join(NORMS)}")
+    if spec.pooling not in POOLINGS or (spec.pooling != "average" and spec.architecture != "convnet"):
+        raise DsvError(f"unknown pooling {spec.pooling!r} of {spec.architecture}; convnet has {', '.join(POOLINGS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if spec.architecture == "convnet":
@@ -94,7 +103,7 @@ def _norm_of(spec: ModelSpec) -> Callable[[int], nn.Module]:
 
 
 class _ConvNet(nn.Module):
-    """3 x [conv 3x3, norm, ReLU, average pool 2x2], then one linear layer: the ConvNet of dataset condensation
+    """3 x [conv 3x3, norm, ReLU, pool 2x2], then one linear layer: the ConvNet of dataset condensation
     (Zhao et al., arXiv:2006.05929)."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -103,8 +112,9 @@ class _ConvNet(nn.Module):
             raise DsvError(f"convnet halves the image three times: {spec.image_size_px} px is below its minimum of 8")
         width, norm = spec.width or 128, _norm_of(spec)
         layers: list[nn.Module] = []
+        pool = nn.MaxPool2d if spec.pooling == "max" else nn.AvgPool2d
         for channels in (spec.channels, width, width):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), norm(width), nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [nn.Conv2d(channels, width, 3, padding=1), norm(width), nn.ReLU(), pool(2)]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width * (spec.image_size_px // 8) ** 2, spec.classes)
 

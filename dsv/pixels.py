@@ -30,8 +30,12 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return (pixels.detach().clamp(0, 1) * 255).round().to(device="cpu", dtype=torch.uint8)
 
 
-def noise_pixels(task: Task, count: int, generator: torch.Generator) -> Tensor:
-    """(count, C, H, W) float32 pixels whose normalised values are N(0, 1) (Algorithm 1), cut to the valid range."""
-    drawn = torch.randn(count, *task.image_shape, generator=generator)
+def noise_pixels(task: Task, count: int, generator: torch.Generator, *, side_px: int = 0) -> Tensor:
+    """(count, C, S, S) float32 pixels whose normalised values are N(0, 1) (Algorithm 1), cut to the valid range.
+
+    The side S is the task's unless ``side_px`` gives another.
+    """
+    side = side_px or task.image_size_px
+    drawn = torch.randn(count, task.channels, side, side, generator=generator)
     mean, std = _statistics(task, drawn)
     return (drawn * std + mean).clamp(0, 1)

@@ -23,15 +23,16 @@ class TrainingConfig:
 
     Args:
         steps: optimiser steps in all; at least 1.
-        optimiser: ``sgd`` (momentum 0.9) or ``adamw``.
+        optimiser: ``sgd`` (momentum 0.9), ``adam`` or ``adamw``.
         learning_rate: at the first step.
         cosine: whether the rate falls to 0 along a cosine, or stays.
-        weight_decay: L2 of SGD (inside the gradient), or AdamW's decoupled decay.
+        weight_decay: L2 inside the gradient (SGD, Adam), or AdamW's decoupled decay.
         batch_size: images a step, taken from an endless row of shuffled passes over the data: a set smaller than a
             batch is in it several times, each time augmented anew.
         translate, crop: of ``Augmentation``; mirroring follows the task.
         mixup: alpha of the Beta distribution that pairs of images and labels are mixed with (Zhang et al.,
             arXiv:1710.09412); 0 turns it off.
+        bfloat16: whether the model runs in bfloat16 where that is safe (torch's autocast); weights stay float32.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class TrainingConfig:
     translate: float = 0.125
     crop: float = 0.2
     mixup: float = 0.0
+    bfloat16: bool = False
 
 
 def train(
@@ -93,7 +95,8 @@ def train(
         if config.mixup > 0:
             batch, labels = _mixed(batch, labels, config.mixup, generator)
         optimiser.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(batch), labels)
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.bfloat16):
+            loss = functional.cross_entropy(model(batch), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -108,11 +111,14 @@ def train(
 
 def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
+    rate, decay = config.learning_rate, config.weight_decay
     if config.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+    if config.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd or adamw")
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd, adam or adamw")
 
 
 def _mixed(batch: Tensor, labels: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

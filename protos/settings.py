@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from dsv import DISTANCES, KNOWN_TASKS, DsvError, ModelSpec, SynthesisConfig, Task, TrainingConfig
+from dsv import (
+    DISTANCES,
+    KNOWN_TASKS,
+    PRECISIONS,
+    Compute,
+    DsvError,
+    ModelSpec,
+    SynthesisConfig,
+    Task,
+    TrainingConfig,
+)
 
 IMAGEFOLDER = "imagefolder"
 PARTITIONERS = ("dirichlet", "iid")
@@ -47,7 +57,7 @@ class RunSettings:
     local_weight_decay: float = option(1e-3, "SGD's weight decay on a client")
     architecture: str = option(
         "convnet:64",
-        "the model that clients train, as name[:width[:norm]]: convnet, resnet18 or a torchvision classifier",
+        "the model that clients train, as name[:width[:norm[:pooling]]]: convnet, resnet18 or a torchvision classifier",
     )
     images_per_class: str = option(
         "1,10", "DSVs per class; several numbers, separated by commas, give several releases"
@@ -60,8 +70,23 @@ class RunSettings:
     total_variation_weight: float = option(SynthesisConfig.total_variation_weight, "weight of total variation")
     norm_weight: float = option(SynthesisConfig.norm_weight, "weight of the image norm")
     augmented_weight: float = option(SynthesisConfig.augmented_weight, "weight of the augmented copy (eta)")
+    stationarity_weight: float = option(SynthesisConfig.stationarity_weight, "weight of the stationarity term")
+    stationary_parameters: str = option(
+        SynthesisConfig.stationary_parameters,
+        "parameters that the stationarity term speaks of: patterns of their names, separated by commas",
+    )
+    coarse_stages: int = option(
+        SynthesisConfig.coarse_stages, "equal parts of the synthesis, each at twice the resolution of the one before"
+    )
+    cutout: float = option(SynthesisConfig.cutout, "side of the square cut out of the augmented copy, as a fraction")
+    noise: float = option(SynthesisConfig.noise, "standard deviation of the augmented copy's noise")
     start: str = option("noise", "what DSVs start from: noise, or a folder of public images")
-    device: str = option("cpu", "where to train and synthesise: cpu or cuda")
+    device: str = option(Compute.device, "where to train and synthesise: cpu or cuda")
+    micro_batch: int = option(
+        Compute.micro_batch, "images whose graph a synthesis holds at once; 0 chooses for the device"
+    )
+    precision: str = option(Compute.precision, "arithmetic of a synthesis on CUDA", choices=PRECISIONS)
+    compiled: bool = option(Compute.compiled, "use torch.compile for the synthesis; pays in runs of many minutes")
     seed: int = option(0, "seed of everything that is drawn")
     run_dir: str = option("", "folder for the run's files; empty makes a new one, runs/<UTC time>")
 
@@ -129,17 +154,12 @@ class RunSettings:
 
     def synthesis(self, images_per_class: int) -> SynthesisConfig:
         """Options of the synthesis of one release."""
-        return SynthesisConfig(
-            images_per_class=images_per_class,
-            iterations=self.iterations,
-            image_step=self.image_step,
-            multiplier_step=self.multiplier_step,
-            distance=self.distance,
-            primal_weight=self.primal_weight,
-            total_variation_weight=self.total_variation_weight,
-            norm_weight=self.norm_weight,
-            augmented_weight=self.augmented_weight,
-        )
+        shared = {f.name: getattr(self, f.name) for f in fields(SynthesisConfig) if hasattr(self, f.name)}
+        return SynthesisConfig(**{**shared, "images_per_class": images_per_class})
+
+    def compute(self) -> Compute:
+        """How to synthesise; raises DsvError where the device does not exist."""
+        return Compute(self.device, self.micro_batch, self.precision, self.compiled)
 
     def local_training(self, round_number: int, examples: int) -> TrainingConfig:
         """Training in round ``round_number`` (from 1) on a client that holds ``examples`` images."""

@@ -54,6 +54,7 @@ class IterationDone:
     primal: float
     total_variation: float
     norm: float
+    entropy: float
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ class DirectoryStore(ReleaseStore):
         """Where the file of a release is."""
         return self._folder / (digest + SUFFIX)
 
+    def state_path(self, name: str) -> Path:
+        """Where an unfinished synthesis may keep its state; no release, and never listed."""
+        return self._folder / f".unfinished-{name}.state"
+
     def publish(self, content: bytes) -> str:
         artefact.decode(content)
         name = artefact.digest(content)

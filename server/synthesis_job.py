@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dsv import KktTerms, Start, SynthesisConfig, checked_device, synthesize
+from dsv import Checkpointing, KktTerms, Ranks, Start, SynthesisConfig, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.settings import RunSettings
@@ -19,15 +19,22 @@ def publish_releases(
     store: DirectoryStore,
     *,
     on_event: Callable[[IterationDone | Published], None],
+    ranks: Ranks | None = None,
 ) -> None:
     """Synthesise every DSV set that ``settings`` ask for from ``teacher`` and publish each as soon as it is made.
 
+    The state of an unfinished synthesis lies in the store; the same call again goes on from there.
+
+    Args:
+        ranks: processes that share the synthesis; the first one publishes.
+
     Raises:
-        DsvError: as ``synthesize``, ``load_start``, ``checked_device`` and ``ReleaseStore.publish``.
+        DsvError: as ``synthesize``, ``load_start`` and ``ReleaseStore.publish``.
     """
-    device = checked_device(settings.device)
+    compute, ranks = settings.compute(), ranks or Ranks()
     for count in settings.releases:
         config = settings.synthesis(count)
+        checkpointing = Checkpointing(store.state_path(f"{count}-per-class"))
         support_set = synthesize(
             teacher.model,
             teacher.task,
@@ -35,11 +42,16 @@ def publish_releases(
             seed=settings.seed,
             start=_start(settings.start, teacher, count),
             teacher_architecture=str(teacher.spec),
-            device=device,
-            on_iteration=_reporter(config, on_event),
+            compute=compute,
+            ranks=ranks,
+            checkpointing=checkpointing,
+            on_iteration=_reporter(config, on_event) if ranks.rank == 0 else None,
         )
+        if ranks.rank != 0:
+            continue
         digest = store.publish(artefact.encode(support_set))
         path = store.path(digest)
+        checkpointing.clear()
         on_event(Published(digest, count, path.stat().st_size, str(path.absolute())))
 
 
@@ -59,6 +71,7 @@ def _reporter(config: SynthesisConfig, on_event: Callable[[IterationDone], None]
                 primal=float(terms.primal.detach()),
                 total_variation=float(terms.total_variation.detach()),
                 norm=float(terms.norm.detach()),
+                entropy=float(terms.entropy.detach()),
             )
         )
 

@@ -41,8 +41,10 @@ def test_the_seed_alone_decides_and_the_global_state_is_left():
     [
         ("nosuchnet", "unknown architecture 'nosuchnet'"),
         ("convnet:8:fancy", "unknown norm 'fancy'"),
-        ("convnet:wide", "name\\[:width\\[:norm\\]\\]"),
-        ("convnet:8:batch:x", "name\\[:width\\[:norm\\]\\]"),
+        ("convnet:wide", "must have the form name"),
+        ("convnet:8:batch:max:x", "must have the form name"),
+        ("convnet:8:batch:x", "unknown pooling .x. of convnet"),
+        ("resnet18:8:batch:max", "unknown pooling .max. of resnet18"),
         ("mobilenet_v3_small:32", "takes no width"),
     ],
 )

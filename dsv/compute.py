@@ -1,0 +1,70 @@
+"""How a synthesis or a selection is computed: this changes speed and memory, not what is computed beyond rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dsv.device import checked_device
+from dsv.errors import DsvError
+
+PRECISIONS = ("float32", "tf32")
+_MICRO_BATCH = {"cpu": 10, "cuda": 250}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how to compute.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        micro_batch: images whose graph is held at once, which sets the memory needed; 0 takes 10 on a CPU (their
+            activations fit into its cache) and 250 on CUDA.
+        precision: one of ``PRECISIONS``; ``tf32`` rounds the inputs of CUDA's matrix products and convolutions to 10
+            bits of mantissa (no effect on a CPU). bfloat16 is not offered: docs/results.md says why.
+        compiled: whether to use ``torch.compile``. Needs a C++ compiler; the first step then takes about a minute.
+
+    Raises:
+        DsvError: an unknown device or precision, or a negative micro-batch.
+    """
+
+    device: str = "cpu"
+    micro_batch: int = 0
+    precision: str = "float32"
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        checked_device(self.device)
+        if self.micro_batch < 0:
+            raise DsvError(f"micro-batch must be at least 1 (0 chooses by itself), got {self.micro_batch}")
+        if self.precision not in PRECISIONS:
+            raise DsvError(f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}")
+
+    @property
+    def chunk(self) -> int:
+        """Images a micro-batch, at least 1."""
+        return self.micro_batch or _MICRO_BATCH[torch.device(self.device).type]
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """``model`` on the device, in eval mode, in the memory layout that is fastest there; changed in place."""
+        layout = torch.channels_last if torch.device(self.device).type == "cuda" else torch.contiguous_format
+        return model.to(device=self.device, memory_format=layout).eval()  # type: ignore[call-overload, no-any-return]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it the model runs in the chosen precision, with attention that can be differentiated twice."""
+        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+            torch.backends.mha.set_fastpath_enabled(fast_path)

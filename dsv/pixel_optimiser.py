@@ -1,0 +1,140 @@
+"""Lines 7 to 19 of Algorithm 1: the state of the candidates and one step of their optimisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsv.compute import Compute
+from dsv.deepkkt import DISTANCES, KktTerms, project_dual, stationary_parameters
+from dsv.errors import DsvError
+from dsv.kkt_gradient import Candidates, StationarityEngine, View, kkt_gradient
+from dsv.pixels import noise_pixels, normalise
+from dsv.ranks import Ranks
+from dsv.resume import SynthesisState
+from dsv.synthesis_config import SynthesisConfig
+from dsv.task import Task
+
+
+@dataclass(frozen=True)
+class Start:
+    """Given images that the candidates start from, instead of noise.
+
+    Args:
+        name: for the provenance.
+        images: (N, C, H, W) uint8, one per candidate, in the order of the labels.
+    """
+
+    name: str
+    images: Tensor
+
+
+class PixelOptimiser:
+    """Adam over this rank's share of the candidates, with the projections onto valid pixels and multipliers.
+
+    Args as in ``synthesize``; ``model`` has been placed, ``labels`` are all ranks' labels.
+    """
+
+    def __init__(
+        self, model: nn.Module, task: Task, config: SynthesisConfig, labels: Tensor, *, compute: Compute, ranks: Ranks
+    ) -> None:
+        self._task, self._config, self._compute, self._ranks = task, config, compute, ranks
+        self._total, self._own = len(labels), ranks.share(len(labels))
+        self._labels = labels[self._own].to(compute.device)
+        parameters = stationary_parameters(model, config.stationary_parameters)
+        self._engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute, ranks=ranks)
+        self._augmentation = config.augmentation(task)
+        self._generator = torch.Generator()
+        self.iteration = 0
+
+    def begin(self, seed: int, start: Start | None) -> None:
+        """Candidates before the first step."""
+        self._generator.manual_seed(seed)
+        side = self._config.side(0, self._task.image_size_px)
+        if start is None:
+            pixels = noise_pixels(self._task, self._total, self._generator, side_px=side)
+        else:
+            pixels = functional.interpolate(self._started(start), side, mode="area")
+        multipliers = torch.rand(self._total, generator=self._generator)
+        self._hold(pixels, multipliers)
+
+    def restore(self, state: SynthesisState) -> None:
+        """Go on from ``state``, as if nothing had happened."""
+        self._hold(state.pixels, state.multipliers)
+        own = {
+            index: {name: value if value.ndim == 0 else value[self._own] for name, value in moments.items()}
+            for index, moments in state.moments.items()
+        }
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": own})
+        self._generator.set_state(state.generator)
+        self.iteration = state.iteration
+
+    def state(self) -> SynthesisState:
+        """All ranks' candidates and what belongs to them, on the CPU."""
+
+        def whole(value: Tensor) -> Tensor:
+            return (value if value.ndim == 0 else self._ranks.join(value.detach(), self._total)).cpu().clone()
+
+        moments = self._adam.state_dict()["state"]
+        return SynthesisState(
+            iteration=self.iteration,
+            pixels=whole(self._pixels),
+            multipliers=whole(self._multipliers),
+            moments={i: {name: whole(value) for name, value in m.items()} for i, m in moments.items()},
+            generator=self._generator.get_state(),
+        )
+
+    def step(self) -> KktTerms:
+        """One iteration; the terms are those before it."""
+        side = self._config.side(self.iteration, self._task.image_size_px)
+        if side != self._pixels.shape[-1]:
+            pixels = functional.interpolate(self._pixels, side, mode="bilinear").clamp(0, 1)
+            self._optimise(pixels, self._multipliers)
+        fallen = 0.5 * (1 + math.cos(math.pi * self.iteration / self._config.iterations))
+        for group, step in zip(
+            self._adam.param_groups, (self._config.image_step, self._config.multiplier_step), strict=True
+        ):
+            group["lr"] = step * fallen
+        candidates = Candidates(self._pixels, self._labels, self._multipliers, self._total)
+        found = kkt_gradient(self._engine, candidates, self._views(), self._config.weights)
+        self._pixels.grad, self._multipliers.grad = found.images, found.multipliers
+        self._adam.step()
+        self._pixels.clamp_(0, 1)
+        project_dual(self._multipliers)
+        self.iteration += 1
+        return found.terms
+
+    def _views(self) -> list[tuple[float, View]]:
+        """The candidates as they are, and augmented copies, drawn for all ranks' candidates alike."""
+        drawn = self._augmentation.draw(self._total, self._task.image_shape, self._generator)
+        size = self._task.image_size_px
+
+        def plain(pixels: Tensor, first: int) -> Tensor:
+            full = pixels if pixels.shape[-1] == size else functional.interpolate(pixels, size, mode="bilinear")
+            return normalise(full, self._task)
+
+        def augmented(pixels: Tensor, first: int) -> Tensor:
+            return drawn(plain(pixels, first), self._own.start + first)
+
+        return [(1.0, plain), (self._config.augmented_weight, augmented)]
+
+    def _started(self, start: Start) -> Tensor:
+        expected = (self._total, *self._task.image_shape)
+        if tuple(start.images.shape) != expected or start.images.dtype != torch.uint8:
+            raise DsvError(
+                f"the start {start.name!r} has {start.images.dtype} images of shape {tuple(start.images.shape)}; "
+                f"this synthesis needs uint8 of {expected}"
+            )
+        return start.images.float() / 255
+
+    def _hold(self, pixels: Tensor, multipliers: Tensor) -> None:
+        device = self._compute.device
+        self._optimise(pixels[self._own].to(device).clone(), multipliers[self._own].to(device).clone())
+
+    def _optimise(self, pixels: Tensor, multipliers: Tensor) -> None:
+        self._pixels, self._multipliers = pixels, multipliers
+        self._adam = torch.optim.Adam([{"params": [pixels]}, {"params": [multipliers]}])

@@ -1,0 +1,59 @@
+"""Several processes that share one synthesis, each with its own part of the candidates (``torchrun``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch import distributed as group
+
+
+class Ranks:
+    """This process's place among ``count`` of them; alone by default.
+
+    Args:
+        rank: 0 to ``count - 1``.
+        count: number of processes, at least 1.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+
+    def share(self, total: int) -> slice:
+        """This rank's part of ``total`` things; parts are contiguous, in rank order, and differ by at most one."""
+        return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its sum over the ranks, in place; one message for all."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        group.all_reduce(flat)
+        for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def join(self, part: Tensor, total: int) -> Tensor:
+        """All ranks' parts (n, ...) of ``total`` rows as one tensor, on every rank."""
+        if self.count == 1:
+            return part
+        whole = part.new_zeros(total, *part.shape[1:])
+        whole[self.share(total)] = part
+        group.all_reduce(whole)  # x + 0 is exact
+        return whole
+
+
+@contextmanager
+def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
+    """The ranks that ``torchrun`` started this process among, over nccl (CUDA) or gloo; alone without torchrun."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    group.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    try:
+        yield Ranks(group.get_rank(), count)
+    finally:
+        group.destroy_process_group()

@@ -1,0 +1,74 @@
+"""The state of an unfinished synthesis on disk, so that a killed run goes on and ends in the same bytes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv.errors import DsvError
+
+
+@dataclass(frozen=True)
+class SynthesisState:
+    """Everything that the next step reads.
+
+    Args:
+        iteration: steps done.
+        pixels: (N, C, h, w) float32 in [0, 1], at the side of the present stage.
+        multipliers: (N,) float32.
+        moments: Adam's state of both, as ``torch.optim.Adam.state_dict()["state"]`` has it; all N of each.
+        generator: state of the CPU generator.
+    """
+
+    iteration: int
+    pixels: Tensor
+    multipliers: Tensor
+    moments: dict[int, dict[str, Tensor]]
+    generator: Tensor
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where and how often the state of a synthesis is saved.
+
+    Args:
+        path: of the file; replaced atomically at every save.
+        every: iterations between saves, at least 1.
+    """
+
+    path: Path
+    every: int = 50
+
+    def save(self, identity: str, state: SynthesisState) -> None:
+        """Write ``state`` of the run that ``identity`` names."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save({"identity": identity, **vars(state)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+
+    def load(self, identity: str) -> SynthesisState | None:
+        """The saved state, or None where nothing is saved or it belongs to another run.
+
+        Raises:
+            DsvError: the file is there but cannot be read.
+        """
+        try:
+            # weights_only: nothing but tensors and plain values is unpickled
+            found: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
+            return SynthesisState(**found) if found.pop("identity") == identity else None
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # torch names no common ancestor of what a damaged file raises
+            raise DsvError(f"cannot read the saved state {self.path}; delete it to start anew ({error})") from None
+
+    def clear(self) -> None:
+        """Forget the state: the run is over."""
+        self.path.unlink(missing_ok=True)

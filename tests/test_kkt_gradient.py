@@ -1,0 +1,147 @@
+"""The fast gradient against the definition, in float64, for every kind of layer that people use."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from dsv import (
+    DISTANCES,
+    Augmentation,
+    Candidates,
+    Compute,
+    DsvError,
+    KktWeights,
+    ModelSpec,
+    StationarityEngine,
+    Task,
+    build_model,
+    deepkkt_loss,
+    kkt_gradient,
+    stationary_parameters,
+)
+
+COUNT = 7
+WEIGHTS = KktWeights(primal=0.3, total_variation=0.2, norm=0.1, augmented=5.0)
+TASK = Task(3, 8, ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
+
+
+class Attention(nn.Module):
+    """One head of self-attention over the pixels, as transformers have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.into = nn.Linear(3, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, images):
+        tokens = self.into(images.flatten(2).transpose(1, 2))
+        return self.out(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+
+def head(*layers):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), *layers, nn.Flatten(), nn.Linear(72, 3))
+
+
+MODELS = {
+    **{
+        f"convnet {norm} {pooling}": build_model(ModelSpec("convnet", 3, 8, 3, 4, norm, pooling), seed=0)
+        for norm, pooling in (
+            ("instance", "average"),
+            ("instance", "max"),
+            ("batch", "average"),
+            ("group", "max"),
+            ("layer", "average"),
+            ("none", "max"),
+        )
+    },
+    "resnet18": build_model(ModelSpec("resnet18", 3, 8, 3, 4, "batch"), seed=0),
+    "torch instance norm": head(nn.InstanceNorm2d(8, affine=True), nn.Tanh()),
+    "torch layer norm": head(nn.Flatten(), nn.LayerNorm(72), nn.GELU()),
+    "local response norm": head(nn.LocalResponseNorm(3), nn.SiLU()),
+    "attention": Attention(),
+}
+
+
+def both(model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGHTS, patterns="*"):
+    """Images, multipliers and terms by the fast way, and gradients and terms by the definition."""
+    torch.manual_seed(0)
+    model = model.double().eval()
+    images = torch.randn(COUNT, 3, 8, 8, dtype=torch.float64)
+    multipliers = torch.rand(COUNT, dtype=torch.float64)
+    drawn = Augmentation(cutout=0.2, noise=0.1).draw(COUNT, (3, 8, 8), torch.Generator().manual_seed(1))
+    parameters = stationary_parameters(model, patterns)
+    compute = Compute(micro_batch=micro_batch)
+    engine = StationarityEngine(model, parameters, DISTANCES[distance], compute=compute)
+    views = [(1.0, lambda x, first: x * 1.0), (weights.augmented, drawn)]
+    fast = kkt_gradient(engine, Candidates(images, labels, multipliers, COUNT), views, weights)
+    images.requires_grad_(True)
+    multipliers.requires_grad_(True)
+    with compute.running():
+        terms = deepkkt_loss(
+            model,
+            images,
+            labels,
+            multipliers,
+            parameters=parameters,
+            augment=drawn,
+            distance=DISTANCES[distance],
+            weights=weights,
+        )
+        gradients = torch.autograd.grad(terms.total, [images, multipliers], allow_unused=True)
+    return fast, gradients, terms
+
+
+def assert_same(fast, gradients, terms):
+    for ours, definition in zip((fast.images, fast.multipliers), gradients, strict=True):
+        expected = torch.zeros_like(ours) if definition is None else definition
+        torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
+    for name in ("total", "primal", "stationarity", "total_variation", "norm", "entropy"):
+        torch.testing.assert_close(getattr(fast.terms, name), getattr(terms, name).detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_layer(name):
+    assert_same(*both(MODELS[name], torch.arange(COUNT) % 3))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("micro_batch", [1, 4, 100])
+def test_every_distance_and_micro_batch(distance, micro_batch):
+    labels = torch.arange(COUNT) % 3
+    assert_same(*both(MODELS["convnet instance average"], labels, distance=distance, micro_batch=micro_batch))
+
+
+def test_soft_labels_and_a_subset_of_the_parameters():
+    soft = torch.softmax(torch.randn(COUNT, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), 1)
+    assert_same(*both(MODELS["convnet instance average"], soft, patterns="classifier.*"))
+
+
+@pytest.mark.parametrize("change", [{"stationarity": 0.0}, {"augmented": 0.0}, {"primal": 0.0}])
+def test_terms_that_are_left_out(change):
+    labels = torch.arange(COUNT) % 3
+    assert_same(*both(MODELS["resnet18"], labels, weights=dataclasses.replace(WEIGHTS, **change)))
+
+
+def test_a_frozen_model_is_no_obstacle():
+    model = build_model(ModelSpec("convnet", 3, 8, 3, 4), seed=0).requires_grad_(False)
+    compute = Compute()
+    engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["mean-l1"], compute=compute)
+    candidates = Candidates(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.ones(2), 2)
+    found = kkt_gradient(engine, candidates, [(1.0, lambda x, first: x * 1.0)], WEIGHTS)
+    assert found.images.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"micro_batch": -1}, "micro-batch must be at least 1"),
+        ({"precision": "float8"}, "unknown precision 'float8'"),
+        ({"device": "cuda:99"}, "CUDA devices"),
+    ],
+)
+def test_bad_ways_to_compute(options, message):
+    with pytest.raises(DsvError, match=message):
+        Compute(**options)
