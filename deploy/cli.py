@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from deploy import evidence
 from deploy.options import HarnessSettings, options_of, preset_option
 from dsv import DsvError, SynthesisConfig, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -156,6 +157,10 @@ def export(release: Path, folder: Path) -> None:
     from deploy.inspect import export as write
 
     click.echo(f"{write(release, folder)} images in {folder}/images, contact sheet {folder}/contact-sheet.png")
+
+
+cli.add_command(evidence.select)
+cli.add_command(evidence.characterise)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -10,11 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.report import format_bytes
+from deploy.sheet import new_folder, sheet
 from dsv import DsvError, SupportSet, write_picture
 from protos import artefact
-
-_GAP_PX = 2
-_CELL_MIN_PX = 64
 
 
 def print_release(path: Path) -> None:
@@ -56,11 +54,10 @@ def export(path: Path, folder: Path) -> int:
         Number of images written.
 
     Raises:
-        DsvError: not a release, or the folder is not empty.
+        DsvError: not a release, or the folder is not empty or cannot be made.
     """
     support_set = artefact.load(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DsvError(f"{folder} is not an empty folder; name a new one")
+    new_folder(folder)
     for label, name in enumerate(support_set.task.class_names):
         # A class name is text from the other side: it must not lead out of the folder.
         own_folder = folder / "images" / f"{label:04d}_{''.join(c if c.isalnum() else '_' for c in name)[:80]}"
@@ -73,20 +70,13 @@ def export(path: Path, folder: Path) -> int:
 
 
 def contact_sheet(support_set: SupportSet) -> torch.Tensor:
-    """(C, H, W) uint8: a row per class, largest multiplier first; small images are enlarged by whole factors."""
-    task = support_set.task
-    scale = max(1, -(-_CELL_MIN_PX // task.image_size_px))
-    cell = task.image_size_px * scale + _GAP_PX
-    columns = int(torch.bincount(support_set.labels).max())
-    sheet = torch.full((task.channels, task.classes * cell + _GAP_PX, columns * cell + _GAP_PX), 255, dtype=torch.uint8)
-    for label in range(task.classes):
+    """(C, H, W) uint8: a row for every class that has images, largest multiplier first."""
+    rows = []
+    for label in support_set.labels.unique().tolist():
         own = torch.nonzero(support_set.labels == label).flatten()
         order = own[torch.argsort(support_set.multipliers[own], descending=True, stable=True)]
-        for column, index in enumerate(order.tolist()):
-            top, left = label * cell + _GAP_PX, column * cell + _GAP_PX
-            large = support_set.images[index].repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-            sheet[:, top : top + large.shape[1], left : left + large.shape[2]] = large
-    return sheet
+        rows.append(support_set.images[order])
+    return sheet(rows)
 
 
 def _bytes_of(path: Path) -> bytes:

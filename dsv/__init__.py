@@ -1,6 +1,7 @@
 """Deep Support Vectors: the mathematics, on torch and numpy alone. This page is the whole public index."""
 
 from dsv.augmentation import Augmentation
+from dsv.characteristics import class_accuracies, class_sums, rank_correlation
 from dsv.compute import PRECISIONS, Compute
 from dsv.deepkkt import (
     DISTANCES,
@@ -23,12 +24,14 @@ from dsv.device import checked_device
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict
 from dsv.kkt_gradient import Batch, Candidates, KktGradient, StationarityEngine, kkt_gradient
+from dsv.latents import blend, edit, interpolate, mix
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.picture import picture_paths, read_picture, write_picture
 from dsv.pixel_optimiser import Start
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
 from dsv.resume import Checkpointing
+from dsv.selection import Selection, SelectionConfig, select
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis import Progress, check_fits, synthesize
 from dsv.synthesis_config import PRESETS, SynthesisConfig
@@ -55,6 +58,8 @@ __all__ = [
     "Progress",
     "Provenance",
     "Ranks",
+    "Selection",
+    "SelectionConfig",
     "Start",
     "StationarityEngine",
     "SupportSet",
@@ -62,16 +67,22 @@ __all__ = [
     "Task",
     "TrainingConfig",
     "accuracy",
+    "blend",
     "build_model",
     "check_fits",
     "checked_device",
+    "class_accuracies",
+    "class_sums",
     "deepkkt_loss",
+    "edit",
     "from_uint8",
     "image_norm",
+    "interpolate",
     "kkt_gradient",
     "lagrangian_gradient",
     "layer_cosine",
     "mean_l1",
+    "mix",
     "model_digest",
     "noise_pixels",
     "normalise",
@@ -80,9 +91,11 @@ __all__ = [
     "prediction_entropy",
     "primal_loss",
     "project_dual",
+    "rank_correlation",
     "ranks_of_torchrun",
     "read_picture",
     "relative_l2",
+    "select",
     "stationarity_loss",
     "stationary_parameters",
     "synthesize",

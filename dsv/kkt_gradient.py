@@ -138,24 +138,45 @@ class StationarityEngine:
             (images, slopes), logits = derivatives[1:]
             return images, slopes, logits
 
+        def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
+            at = ({name: p.detach() for name, p in self._parameters.items()},)
+            slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, (dict(direction),))[1]
+            return slope
+
+        self._slopes = torch.compile(slopes) if self.compute.compiled else slopes
         self._losses = torch.compile(losses) if self.compute.compiled else losses
         self._along = torch.compile(along) if self.compute.compiled else along
 
-    def direction(self, batches: Iterable[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The distance of Eq. 8 over all ranks' batches, and v = dD/dg by parameter name."""
+    def total_gradient(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """g = sum_i lambda_i grad_theta L_i over all ranks' batches, by parameter name; memory of one batch."""
         totals = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
         leaves = list(self._parameters.values())
         for batch in batches:
             with torch.enable_grad(), self.compute.running():
                 loss = (batch.multipliers * self._losses(self._parameters, batch.inputs, batch.labels)[0]).sum()
-            gradients = torch.autograd.grad(loss, leaves)
+                gradients = torch.autograd.grad(loss, leaves)
             torch._foreach_add_(list(totals.values()), list(gradients))
         self.ranks.add_up(list(totals.values()))
+        return totals
+
+    def direction(self, total_gradient: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
+        """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
         with torch.enable_grad():
-            leaf = {name: (-total).requires_grad_() for name, total in totals.items()}
+            leaf = {name: (-total).requires_grad_() for name, total in total_gradient.items()}
             distance = self._distance({name: p.detach() for name, p in self._parameters.items()}, leaf)
             descent = torch.autograd.grad(distance, list(leaf.values()))
         return distance.detach(), {name: -d for name, d in zip(leaf, descent, strict=True)}
+
+    def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
+        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone."""
+        with torch.no_grad(), self.compute.running():
+            return self._slopes(direction, batch.inputs, batch.labels)
+
+    def least_squares_scale(self, total_gradient: Parameters) -> float:
+        """The factor for all multipliers that brings -g nearest to theta, or 0 where every positive one leads away."""
+        pairs = [(self._parameters[name].detach(), g) for name, g in total_gradient.items()]
+        along = sum(float(-(p * g).sum()) for p, g in pairs)
+        return max(along, 0.0) / max(sum(float(g.square().sum()) for _, g in pairs), 1e-30)
 
     def along(
         self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0
@@ -199,7 +220,8 @@ def kkt_gradient(
         direction = engine.nowhere()
         if weights.stationarity != 0:
             with torch.no_grad():
-                distance, direction = engine.direction(batch for *_, batch in candidates.batches(view, size))
+                total = engine.total_gradient(batch for *_, batch in candidates.batches(view, size))
+            distance, direction = engine.direction(total)
             sums[1] += weight * distance / engine.ranks.count
             direction = {name: weight * weights.stationarity * v for name, v in direction.items()}
         for own, leaf, batch in candidates.batches(view, size):

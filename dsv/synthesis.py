@@ -109,7 +109,8 @@ def check_fits(model: nn.Module, task: Task, device: torch.device | str = "cpu")
     """Raise DsvError unless ``model`` maps the task's images to the task's classes."""
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, *task.image_shape, device=device))
+            dtype = next(model.parameters()).dtype
+            logits = model(torch.zeros(1, *task.image_shape, device=device, dtype=dtype))
     except RuntimeError as error:
         raise DsvError(
             f"the model does not take images of {task.channels} x {task.image_size_px} x {task.image_size_px}; "

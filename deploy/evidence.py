@@ -1,0 +1,121 @@
+"""The commands that show what a model rests on: ``dsv select`` and ``dsv characterise``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from client.data import open_split
+from client.selection import select_own_images
+from deploy.options import options_of
+from deploy.progress import display
+from dsv import (
+    DsvError,
+    SelectionConfig,
+    class_accuracies,
+    class_sums,
+    predict,
+    rank_correlation,
+)
+from protos import artefact
+from protos.checkpoint import load_checkpoint
+from protos.settings import RunSettings
+from server.events import IterationDone, read_events
+
+_TEACHER = click.option(
+    "--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it."
+)
+_DATA = ("data", "data_root")
+
+
+@click.command()
+@_TEACHER
+@options_of(RunSettings, only=(*_DATA, "distance", "stationary_parameters", "device", "micro_batch"))
+@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1), help="Images of a class to keep.")
+@click.option("--steps", default=SelectionConfig.iterations, show_default=True, help="Passes of the selection.")
+@click.option("--step", default=SelectionConfig.step, show_default=True, help="Length of the first step.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the selection, JSON.")
+@click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
+def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any) -> None:
+    """Rank one's own training images by how much the model rests on each; nothing leaves this machine."""
+    config = SelectionConfig(values["steps"], values["step"], values["distance"], values["stationary_parameters"])
+    settings = RunSettings(**{name: values[name] for name in (*_DATA, "device", "micro_batch")})
+    checkpoint = load_checkpoint(teacher)
+    with display(quiet=quiet) as shown:
+        found, _ = select_own_images(
+            checkpoint,
+            settings.data,
+            settings.data_root,
+            config,
+            settings.compute(),
+            on_iteration=lambda done, d: shown.update("selection", done, config.iterations, f"distance {d:.4f}"),
+        )
+    chosen = found.coreset(per_class)
+    report = {
+        "coreset": [
+            {"index": int(i), "class": int(found.labels[i]), "lambda": float(found.multipliers[i])} for i in chosen
+        ],
+        "sum_of_lambda": {n: float(s) for n, s in zip(checkpoint.task.class_names, found.per_class(), strict=True)},
+        "distances": list(found.distances),
+    }
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
+    for label, name in enumerate(checkpoint.task.class_names):
+        own = found.multipliers[found.labels == label]
+        top = found.multipliers[chosen[found.labels[chosen] == label]].sum() / own.sum().clamp(min=1e-30)
+        table.add_row(
+            Text(name), str(len(own)), f"{float(own.sum()):.4g}", str(int((own == 0).sum())), f"{float(top):.1%}"
+        )
+    Console(highlight=False).print(table)
+    click.echo(f"distance {found.distances[0]:.4f} -> {found.distances[-1]:.4f}; selection written to {out}")
+
+
+@click.command()
+@_TEACHER
+@click.option("--release", required=True, type=click.Path(path_type=Path), help="Release file made from the teacher.")
+@options_of(RunSettings, only=(*_DATA, "device"))
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run, for the entropy over its synthesis.")
+def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) -> None:
+    """Per class: sum of lambda beside test accuracy (their rank correlation), and the entropy of the DSVs."""
+    settings, checkpoint, support_set = RunSettings(**values), load_checkpoint(teacher), artefact.load(release)
+    if support_set.task != checkpoint.task:
+        raise DsvError(f"{release} was not made for the task of {teacher}; name the release of this teacher")
+    test = open_split(settings.data, settings.data_root, "test", checkpoint.task)
+    seen = predict(checkpoint.model, test.images(), checkpoint.task)
+    accuracies = class_accuracies(seen, test.labels)
+    sums = class_sums(support_set.multipliers, support_set.labels, checkpoint.task.classes)
+    table = Table("class", "sum of lambda", "test accuracy", "entropy of its DSVs (nats)")
+    for label, name in enumerate(checkpoint.task.class_names):
+        own = support_set.soft_labels[support_set.labels == label]
+        entropy = float(-(own * own.clamp(min=1e-12).log()).sum(1).mean()) if len(own) else float("nan")
+        table.add_row(Text(name), f"{float(sums[label]):.3f}", f"{float(accuracies[label]):.1%}", f"{entropy:.3f}")
+    Console(highlight=False).print(table)
+    tested = torch.isfinite(accuracies)
+    correlation = rank_correlation(sums[tested], accuracies[tested])
+    click.echo(
+        f"rank correlation of sum of lambda and test accuracy: {correlation:+.2f} over {int(tested.sum())} classes"
+    )
+    for line in _entropy_lines(run) if run else ():
+        click.echo(line)
+
+
+def _entropy_lines(run: Path) -> list[str]:
+    curves: dict[int, list[IterationDone]] = {}
+    for event in read_events(run):
+        if isinstance(event, IterationDone):
+            curves.setdefault(event.images_per_class, []).append(event)
+    if not curves:
+        raise DsvError(f"{run} holds no events of a synthesis; name a run folder such as runs/latest")
+    lines = []
+    for count, curve in curves.items():
+        marks = [curve[(len(curve) - 1) * quarter // 4] for quarter in range(5)]
+        values = ", ".join(f"{e.entropy:.3f} at {e.iteration}" for e in marks)
+        lines.append(f"mean entropy of the candidates, {count} per class: {values}")
+    return lines

@@ -1,0 +1,43 @@
+"""What the paper reads off Deep Support Vectors: accuracy, multipliers and entropy of every class (Fig. 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsv.errors import DsvError
+
+
+def class_accuracies(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(K,) float32 accuracy of every class; not a number for a class without images.
+
+    Args:
+        probabilities: (N, K) float, of a classifier for N images.
+        labels: (N,) int64.
+    """
+    classes = probabilities.shape[1]
+    hit = (probabilities.argmax(dim=1) == labels).float()
+    return torch.zeros(classes).index_add_(0, labels, hit) / torch.bincount(labels, minlength=classes)
+
+
+def class_sums(multipliers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """(K,) float32 sum of the (N,) multipliers of every class (Fig. 2b)."""
+    return torch.zeros(classes).index_add_(0, labels, multipliers.float())
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Spearman's correlation of two (n,) tensors, n >= 2; equal values share their mean rank.
+
+    Raises:
+        DsvError: lengths differ, or fewer than two values.
+    """
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+        raise DsvError(
+            f"a rank correlation needs two equally long rows, got {tuple(first.shape)}, {tuple(second.shape)}"
+        )
+    ranks = []
+    for values in (first.double(), second.double()):
+        below = (values[None, :] < values[:, None]).sum(dim=1)
+        equal = (values[None, :] == values[:, None]).sum(dim=1)
+        ranks.append(below + (equal - 1) / 2)
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])

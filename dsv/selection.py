@@ -1,0 +1,148 @@
+"""Which real images a trained model rests on: multipliers learned for given images, which stay as they are.
+
+This is the paper's Table 1: with theta and the images fixed, Eq. 5 is a question about lambda alone. It runs where the
+images are. The gradient of the distance in lambda_i is the directional derivative of that image's loss along one vector
+(see ``kkt_gradient.py``), so every pass reads the images in micro-batches and keeps one number per image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dsv.characteristics import class_sums
+from dsv.compute import Compute
+from dsv.deepkkt import DISTANCES, project_dual, stationary_parameters
+from dsv.errors import DsvError
+from dsv.kkt_gradient import Batch, StationarityEngine
+from dsv.pixels import from_uint8
+from dsv.synthesis import check_fits
+from dsv.task import Task
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Options of a selection.
+
+    Args:
+        iterations: steps of projected gradient descent, at least 1; each reads every image twice.
+        step: length of the first step: what one standard deviation of the gradient moves a multiplier by, as a fraction
+            of the mean multiplier; falls to 0 along a cosine.
+        distance: D of Eq. 8, a key of ``DISTANCES``.
+        stationary_parameters: patterns of the parameters that stationarity speaks of.
+
+    Raises:
+        DsvError: an option is out of its range.
+    """
+
+    iterations: int = 10
+    step: float = 0.5
+    distance: str = "layer-cosine"
+    stationary_parameters: str = "*"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or not self.step > 0:
+            raise DsvError("a selection needs at least 1 iteration and a positive step")
+        if self.distance not in DISTANCES:
+            raise DsvError(f"unknown distance {self.distance!r}; choose one of: {', '.join(DISTANCES)}")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Multipliers of given images.
+
+    Args:
+        multipliers: (N,) float32, >= 0; large where the model rests on the image.
+        labels: (N,) int64.
+        classes: number of classes.
+        distances: D after 0, 1, ... iterations; one more than there were iterations.
+    """
+
+    multipliers: Tensor
+    labels: Tensor
+    classes: int
+    distances: tuple[float, ...]
+
+    def coreset(self, per_class: int) -> Tensor:
+        """Indices of the images with the largest multipliers, sorted by class, then falling; (classes * per_class,).
+
+        Raises:
+            DsvError: a class has fewer images.
+        """
+        chosen = []
+        for label in range(self.classes):
+            own = torch.nonzero(self.labels == label).flatten()
+            if not 1 <= per_class <= len(own):
+                raise DsvError(f"class {label} has {len(own)} images; ask for 1 to {len(own)} per class")
+            order = torch.argsort(self.multipliers[own], descending=True, stable=True)
+            chosen.append(own[order[:per_class]])
+        return torch.cat(chosen)
+
+    def per_class(self) -> Tensor:
+        """(classes,) float32: sum of the multipliers of every class (Fig. 2b)."""
+        return class_sums(self.multipliers, self.labels, self.classes)
+
+
+def select(
+    model: nn.Module,
+    load: Callable[[Sequence[int]], Tensor],
+    labels: Tensor,
+    task: Task,
+    config: SelectionConfig,
+    *,
+    compute: Compute | None = None,
+    on_iteration: Callable[[int, float], None] | None = None,
+) -> Selection:
+    """Learn lambda >= 0 for given images.
+
+    Args:
+        model: a trained classifier; it is moved to the device and put in eval mode.
+        load: from indices to (n, C, H, W) uint8 images; called for a micro-batch at a time.
+        labels: (N,) int64.
+        task: of the model.
+        config: the options.
+        compute: device and micro-batch; memory follows the micro-batch and one float per image.
+        on_iteration: called with the number of iterations done and the distance before the last of them.
+
+    Raises:
+        DsvError: no images, or a model that does not fit the task.
+    """
+    compute = compute or Compute()
+    if len(labels) == 0:
+        raise DsvError("there are no images to select from")
+    model = compute.place(model)
+    check_fits(model, task, compute.device)
+    parameters = stationary_parameters(model, config.stationary_parameters)
+    engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
+    multipliers = torch.ones(len(labels))
+
+    def batches() -> Iterator[tuple[slice, Batch]]:
+        for first in range(0, len(labels), compute.chunk):
+            own = slice(first, min(first + compute.chunk, len(labels)))
+            images = from_uint8(
+                load(range(own.start, own.stop)), task, device=compute.device, dtype=next(model.parameters()).dtype
+            )
+            yield own, Batch(images, labels[own].to(compute.device), multipliers[own].to(images))
+
+    distances = []
+    for iteration in range(config.iterations + 1):
+        total = engine.total_gradient(batch for _, batch in batches())
+        if iteration == 0:
+            scale = engine.least_squares_scale(total) or 1.0
+            multipliers *= scale
+            total = {name: scale * g for name, g in total.items()}
+        distance, direction = engine.direction(total)
+        distances.append(float(distance))
+        if iteration > 0 and on_iteration is not None:
+            on_iteration(iteration, distances[-1])
+        if iteration < config.iterations:
+            slopes = torch.cat([engine.slopes(direction, batch).float().cpu() for _, batch in batches()])
+            fallen = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+            deviation = slopes.square().mean().sqrt().clamp(min=1e-30)
+            multipliers -= config.step * fallen * multipliers.mean() * slopes / deviation
+            project_dual(multipliers)
+    return Selection(multipliers, labels, task.classes, tuple(distances))

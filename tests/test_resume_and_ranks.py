@@ -1,0 +1,193 @@
+"""A killed synthesis goes on; several processes give what one gives; coarse to fine; presets."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dsv import (
+    PRESETS,
+    Checkpointing,
+    DsvError,
+    Ranks,
+    SynthesisConfig,
+    synthesize,
+)
+from protos.checkpoint import save_checkpoint
+
+CONFIG = SynthesisConfig(images_per_class=2, iterations=12, coarse_stages=2)
+
+
+class Interrupted(Exception):
+    """Stands for a crash."""
+
+
+def interrupt_at(iteration):
+    def check(done, terms):
+        if done == iteration:
+            raise Interrupted
+
+    return check
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(teacher, task, tmp_path):
+    undisturbed = synthesize(teacher.model, task, CONFIG, seed=0)
+    for iteration in (3, 5, 8):  # before the first save, in the coarse stage, in the fine one
+        checkpointing = Checkpointing(tmp_path / "state", every=4)
+        with pytest.raises(Interrupted):
+            synthesize(
+                teacher.model,
+                task,
+                CONFIG,
+                seed=0,
+                checkpointing=checkpointing,
+                on_iteration=interrupt_at(iteration + 1),
+            )
+        seen = []
+        found = synthesize(
+            teacher.model,
+            task,
+            CONFIG,
+            seed=0,
+            checkpointing=checkpointing,
+            on_iteration=lambda done, terms, seen=seen: seen.append(done),
+        )
+        assert seen[0] == iteration // 4 * 4 + 1
+        assert torch.equal(found.images, undisturbed.images)
+        assert torch.equal(found.multipliers, undisturbed.multipliers)
+        checkpointing.clear()
+
+
+def test_the_state_of_another_run_is_not_taken(teacher, task, tmp_path):
+    checkpointing = Checkpointing(tmp_path / "state", every=4)
+    synthesize(teacher.model, task, CONFIG, seed=0, checkpointing=checkpointing)
+    seen = []
+    synthesize(
+        teacher.model,
+        task,
+        CONFIG,
+        seed=1,
+        checkpointing=checkpointing,
+        on_iteration=lambda done, terms: seen.append(done),
+    )
+    assert seen[0] == 1
+
+
+def test_a_damaged_state_is_named(teacher, task, tmp_path):
+    path = tmp_path / "state"
+    path.write_bytes(b"not a state")
+    with pytest.raises(DsvError, match="cannot read the saved state .*delete it"):
+        synthesize(teacher.model, task, CONFIG, seed=0, checkpointing=Checkpointing(path))
+
+
+def test_kill_9_and_the_same_command_again_give_the_same_release(teacher, tmp_path):
+    save_checkpoint(tmp_path / "teacher.safetensors", teacher)
+    options = ["--images-per-class", "2", "--iterations", "150", "--micro-batch", "5"]
+
+    def command(store):
+        return [
+            sys.executable,
+            "-m",
+            "deploy.cli",
+            "synthesize",
+            "--teacher",
+            str(tmp_path / "teacher.safetensors"),
+            "--store",
+            str(tmp_path / store),
+            *options,
+        ]
+
+    subprocess.run(command("calm"), check=True, capture_output=True)
+    killed = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob(".unfinished-*.state")):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not list((tmp_path / "killed").glob("*.dsv"))
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    names = [[path.name for path in (tmp_path / store).iterdir()] for store in ("calm", "killed")]
+    assert names[0] == names[1] and len(names[0]) == 1
+
+
+RANK_SCRIPT = """
+import sys, torch
+from dsv import *
+from protos.checkpoint import load_checkpoint
+
+torch.set_num_threads(1)
+teacher = load_checkpoint(sys.argv[1])
+labels, generator = torch.arange(7) % 10, torch.Generator().manual_seed(0)
+images = torch.rand(7, 1, 8, 8, generator=generator, dtype=torch.float64)
+multipliers = torch.rand(7, generator=generator, dtype=torch.float64)
+drawn = Augmentation().draw(7, (1, 8, 8), generator)
+weights = KktWeights(primal=0.3, total_variation=0.2, norm=0.1, augmented=2.0)
+config = SynthesisConfig(iterations=1, total_variation_weight=0.1)
+with ranks_of_torchrun("cpu") as ranks:
+    synthesised = synthesize(teacher.model, teacher.task, config, seed=0, labels=labels, ranks=ranks)
+    model, own = teacher.model.double(), ranks.share(7)
+    engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["layer-cosine"], ranks=ranks)
+    views = [(1.0, lambda x, first: x * 1.0), (2.0, lambda x, first: drawn(x, own.start + first))]
+    mine = Candidates(images[own], labels[own], multipliers[own], 7)
+    found = kkt_gradient(engine, mine, views, weights)
+    gradients = [ranks.join(found.images, 7), ranks.join(found.multipliers, 7), found.terms.total]
+torch.save([*gradients, synthesised.images, synthesised.multipliers], f"{sys.argv[2]}/{ranks.count}-{ranks.rank}.pt")
+"""
+
+
+def test_two_ranks_give_what_one_gives(teacher, tmp_path):
+    """Seven candidates over two gloo processes: gradients equal in float64, and one step of a synthesis."""
+    (tmp_path / "rank.py").write_text(RANK_SCRIPT)
+    save_checkpoint(tmp_path / "teacher.safetensors", teacher)
+    script = [str(tmp_path / "rank.py"), str(tmp_path / "teacher.safetensors"), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher in ([], torchrun):
+        command = [sys.executable, *launcher, *script]
+        subprocess.run(command, check=True, capture_output=True, env=environment, timeout=120)
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for found in (first, second):
+        for ours, expected in zip(found[:3], alone[:3], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
+        # Adam's first step is a sign: where a gradient is 0 but for rounding, a pixel may go the other way.
+        assert ((found[3].int() - alone[3].int()).abs() > 1).float().mean() < 0.02
+        torch.testing.assert_close(found[4], alone[4], rtol=1e-4, atol=1e-4)
+
+
+def test_shares_cover_everything_once():
+    for count in (1, 2, 3, 7):
+        parts = [list(range(5))[Ranks(rank, count).share(5)] for rank in range(count)]
+        assert [i for part in parts for i in part] == list(range(5))
+
+
+def test_coarse_to_fine_doubles_the_side():
+    config = SynthesisConfig(iterations=9, coarse_stages=3)
+    assert [config.side(i, 32) for i in range(9)] == [8, 8, 8, 16, 16, 16, 32, 32, 32]
+    assert config.side(0, 7) == 2 and SynthesisConfig(coarse_stages=8).side(0, 8) == 1
+    for stages in (0, 9):
+        with pytest.raises(DsvError, match="coarse stages"):
+            SynthesisConfig(coarse_stages=stages)
+
+
+def test_a_weight_below_zero_is_refused():
+    with pytest.raises(DsvError, match="norm weight must not be negative"):
+        SynthesisConfig(norm_weight=-1.0)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs(teacher, task, name):
+    config = dataclasses.replace(PRESETS[name], iterations=3)
+    found = synthesize(teacher.model, task, config, seed=0, labels=torch.tensor([3, 3, 8]))
+    assert found.labels.tolist() == [3, 3, 8] and found.images.shape == (3, 1, 8, 8)
+
+
+def test_labels_that_do_not_fit(teacher, task):
+    for labels in (torch.tensor([10]), torch.tensor([]), torch.ones(2, 9), torch.tensor([0.5])):
+        with pytest.raises(DsvError, match="labels must"):
+            synthesize(teacher.model, task, CONFIG, seed=0, labels=labels)

@@ -1,0 +1,170 @@
+"""Selection of real images: what is known about the multipliers of linear models, memory, and the command."""
+
+import json
+
+import numpy
+import pytest
+import torch
+from click.testing import CliRunner
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+from torch import nn
+
+from deploy.cli import cli
+from dsv import (
+    DISTANCES,
+    Batch,
+    Compute,
+    DsvError,
+    Selection,
+    SelectionConfig,
+    StationarityEngine,
+    Task,
+    class_accuracies,
+    class_sums,
+    from_uint8,
+    rank_correlation,
+    relative_l2,
+    select,
+    stationary_parameters,
+)
+from protos.checkpoint import save_checkpoint
+
+PAIR = Task(1, 8, ("first", "second"), (0.3,), (0.4,), mirror=False)
+
+
+def digits(first, second):
+    data = load_digits()
+    keep = numpy.isin(data.target, (first, second))
+    images = torch.tensor(numpy.round(data.images[keep] * 255 / 16)).to(torch.uint8)[:, None]
+    return images, torch.tensor((data.target[keep] == second).astype(int))
+
+
+def test_weight_decay_makes_equal_multipliers_stationary():
+    """At the minimum of mean loss + decay / 2 |theta|^2 Eq. 5 holds exactly, with lambda_i = 1 / (N decay)."""
+    images, labels = digits(3, 8)
+    inputs, decay = from_uint8(images, PAIR, dtype=torch.float64), 0.01
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).double()
+    solver = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def objective():
+        solver.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        loss = loss + decay / 2 * sum(p.square().sum() for p in model.parameters())
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    multipliers = torch.full((len(labels),), 1 / (len(labels) * decay), dtype=torch.float64)
+    engine = StationarityEngine(model, stationary_parameters(model), relative_l2)
+    total = engine.total_gradient([Batch(inputs, labels, multipliers)])
+    assert float(engine.direction(total)[0]) < 1e-6
+    assert engine.least_squares_scale(total) == pytest.approx(1, abs=1e-4)
+    chosen = select(
+        model, lambda i: images[list(i)], labels, PAIR, SelectionConfig(iterations=3, distance="relative-l2", step=1e-3)
+    )
+    torch.testing.assert_close(chosen.multipliers, multipliers.float(), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(("pair", "regularisation"), [((0, 6), 0.01), ((4, 9), 0.001)])
+def test_large_multipliers_are_the_support_vectors_of_a_linear_svm(pair, regularisation):
+    """Stated: at least 80 % of the k images with the largest lambda are the k support vectors, rank correlation with
+    the dual coefficients at least 0.5. Logits are four times the margin, so that the loss resembles the hinge."""
+    images, labels = digits(*pair)
+    inputs = from_uint8(images, PAIR, dtype=torch.float32).flatten(1).numpy()
+    machine = SVC(kernel="linear", C=regularisation).fit(inputs, labels.numpy())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    weight, bias = torch.tensor(machine.coef_[0]).float(), float(machine.intercept_[0])
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([-2 * weight, 2 * weight]))
+        model[1].bias.copy_(torch.tensor([-2 * bias, 2 * bias]))
+    config = SelectionConfig(stationary_parameters="1.weight")
+    found = select(model, lambda i: images[list(i)], labels, PAIR, config, compute=Compute(micro_batch=50))
+    coefficients = torch.zeros(len(labels))
+    coefficients[machine.support_] = torch.tensor(numpy.abs(machine.dual_coef_[0])).float()
+    count = len(machine.support_)
+    largest = set(torch.argsort(found.multipliers, descending=True)[:count].tolist())
+    assert len(largest & set(machine.support_.tolist())) / count >= 0.8
+    assert rank_correlation(found.multipliers, coefficients) >= 0.5
+    assert found.distances[-1] < found.distances[0]
+
+
+def test_slopes_are_the_gradient_of_the_distance_in_every_multiplier(teacher, task):
+    torch.manual_seed(0)
+    model = teacher.model
+    inputs, labels = torch.randn(9, 1, 8, 8), torch.arange(9)
+    multipliers = torch.rand(9, requires_grad=True)
+    parameters = dict(model.named_parameters())
+    losses = nn.functional.cross_entropy(model(inputs), labels, reduction="none")
+    gradients = torch.autograd.grad((multipliers * losses).sum(), list(parameters.values()), create_graph=True)
+    distance = DISTANCES["mean-l1"](
+        {n: p.detach() for n, p in parameters.items()}, {n: -g for n, g in zip(parameters, gradients, strict=True)}
+    )
+    expected = torch.autograd.grad(distance, multipliers)[0]
+    engine = StationarityEngine(model, parameters, DISTANCES["mean-l1"])
+    batch = Batch(inputs, labels, multipliers.detach())
+    _, direction = engine.direction(engine.total_gradient([batch]))
+    torch.testing.assert_close(engine.slopes(direction, batch), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_images_are_read_a_micro_batch_at_a_time_and_in_any_size_alike(teacher, task):
+    images = torch.randint(0, 256, (25, 1, 8, 8), dtype=torch.uint8)
+    labels, sizes = torch.arange(25) % 10, []
+
+    def load(indices):
+        sizes.append(len(indices))
+        return images[list(indices)]
+
+    config = SelectionConfig(iterations=2)
+    small = select(teacher.model, load, labels, task, config, compute=Compute(micro_batch=4))
+    assert max(sizes) == 4
+    large = select(teacher.model, load, labels, task, config, compute=Compute(micro_batch=25))
+    torch.testing.assert_close(small.multipliers, large.multipliers, rtol=1e-2, atol=1e-3)
+    assert (small.multipliers >= 0).all() and len(small.distances) == 3
+
+
+def test_coreset_and_sums_by_hand():
+    found = Selection(torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([0, 1, 1, 0]), 2, (1.0,))
+    assert found.coreset(1).tolist() == [0, 1] and found.coreset(2).tolist() == [0, 3, 1, 2]
+    assert found.per_class().tolist() == [1.0, 5.0]
+    with pytest.raises(DsvError, match="class 0 has 2 images"):
+        found.coreset(3)
+
+
+def test_characteristics_by_hand():
+    seen = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0]])
+    accuracies = class_accuracies(seen, torch.tensor([0, 1, 1]))
+    assert accuracies[:2].tolist() == [1.0, 0.5] and accuracies[2].isnan()
+    assert class_sums(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 1, 1]), 3).tolist() == [1, 6, 0]
+    assert rank_correlation(torch.tensor([1.0, 5.0, 9.0]), torch.tensor([2.0, 3.0, 100.0])) == pytest.approx(1)
+    assert rank_correlation(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([3.0, 1.0, 2.0])) == pytest.approx(
+        -0.866, abs=1e-3
+    )
+    with pytest.raises(DsvError, match="two equally long rows"):
+        rank_correlation(torch.zeros(3), torch.zeros(2))
+
+
+def test_errors(teacher, task):
+    with pytest.raises(DsvError, match="no images to select from"):
+        select(teacher.model, lambda i: torch.zeros(0), torch.zeros(0, dtype=torch.int64), task, SelectionConfig())
+    for options, message in (({"iterations": 0}, "at least 1 iteration"), ({"distance": "far"}, "unknown distance")):
+        with pytest.raises(DsvError, match=message):
+            SelectionConfig(**options)
+
+
+def test_the_commands(teacher, support_set, tmp_path):
+    from protos import artefact
+
+    save_checkpoint(tmp_path / "teacher.safetensors", teacher)
+    (tmp_path / "set.dsv").write_bytes(artefact.encode(support_set))
+    model = ["--teacher", str(tmp_path / "teacher.safetensors")]
+    out = tmp_path / "selection.json"
+    done = CliRunner().invoke(cli, ["select", *model, "--steps", "2", "--per-class", "3", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    report = json.loads(out.read_text())
+    assert len(report["coreset"]) == 30 and len(report["distances"]) == 3 and "sum of lambda" in done.output
+    done = CliRunner().invoke(cli, ["characterise", *model, "--release", str(tmp_path / "set.dsv")])
+    assert done.exit_code == 0, done.output
+    assert "rank correlation of sum of lambda and test accuracy" in done.output
+    done = CliRunner().invoke(cli, ["characterise", *model, "--release", str(tmp_path / "none.dsv")])
+    assert done.exit_code == 1 and "cannot read release" in done.output
