@@ -5,24 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
-from deploy import evidence
-from deploy.options import HarnessSettings, options_of, preset_option
-from dsv import DsvError, SynthesisConfig, ranks_of_torchrun
+from deploy import cli_study, evidence
+from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
+from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
 
-_QUIET = click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for runs."
 )
-_COMPUTE = ("device", "micro_batch", "precision", "compiled", "seed")
-_SYNTHESIS = (*(f.name for f in fields(SynthesisConfig) if hasattr(RunSettings, f.name)), "start", *_COMPUTE)
 
 
 class _Commands(click.Group):
@@ -46,7 +42,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_QUIET
+@QUIET
 @_OUT
 def demo(quiet: bool, out: Path) -> None:
     """The main job on the bundled handwritten digits, end to end, with every default."""
@@ -58,7 +54,7 @@ def demo(quiet: bool, out: Path) -> None:
 @options_of(RunSettings, without=("run_dir",))
 @options_of(HarnessSettings)
 @_OUT
-@_QUIET
+@QUIET
 def simulate(out: Path, quiet: bool, **values: Any) -> None:
     """A federation on this machine: train, synthesise, publish, distribute, measure newcomers and rivals."""
     names = set(HarnessSettings.__dataclass_fields__)
@@ -77,11 +73,11 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
 
 
 @cli.command()
-@click.option("--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it.")
+@TEACHER
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder to publish into.")
 @preset_option
-@options_of(RunSettings, only=_SYNTHESIS)
-@_QUIET
+@options_of(RunSettings, only=(*SYNTHESIS, "start"))
+@QUIET
 def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
     """Synthesise releases from a trained model's file and publish them into a store.
 
@@ -132,7 +128,7 @@ def serve(store: Path, host: str, port: int) -> None:
 @click.option("--save-model", type=click.Path(path_type=Path), help="Keep the trained model.")
 @click.option("--data", default="", help="Data set of one's own to test on: a name as in 'dsv simulate'.")
 @click.option("--data-root", default="", help="Its folder.")
-@_QUIET
+@QUIET
 def bootstrap(**values: Any) -> None:
     """Download a release and train a model of any architecture from it."""
     from deploy.newcomer import NewcomerOptions, bootstrap_newcomer
@@ -161,6 +157,9 @@ def export(release: Path, folder: Path) -> None:
 
 cli.add_command(evidence.select)
 cli.add_command(evidence.characterise)
+cli.add_command(cli_study.interpolate)
+cli.add_command(cli_study.edit)
+cli.add_command(cli_study.mix)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

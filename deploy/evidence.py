@@ -14,7 +14,7 @@ from rich.text import Text
 
 from client.data import open_split
 from client.selection import select_own_images
-from deploy.options import options_of
+from deploy.options import QUIET, TEACHER, options_of
 from deploy.progress import display
 from dsv import (
     DsvError,
@@ -29,20 +29,17 @@ from protos.checkpoint import load_checkpoint
 from protos.settings import RunSettings
 from server.events import IterationDone, read_events
 
-_TEACHER = click.option(
-    "--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it."
-)
 _DATA = ("data", "data_root")
 
 
 @click.command()
-@_TEACHER
+@TEACHER
 @options_of(RunSettings, only=(*_DATA, "distance", "stationary_parameters", "device", "micro_batch"))
 @click.option("--per-class", default=10, show_default=True, type=click.IntRange(1), help="Images of a class to keep.")
 @click.option("--steps", default=SelectionConfig.iterations, show_default=True, help="Passes of the selection.")
 @click.option("--step", default=SelectionConfig.step, show_default=True, help="Length of the first step.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the selection, JSON.")
-@click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
+@QUIET
 def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any) -> None:
     """Rank one's own training images by how much the model rests on each; nothing leaves this machine."""
     config = SelectionConfig(values["steps"], values["step"], values["distance"], values["stationary_parameters"])
@@ -78,7 +75,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
 
 
 @click.command()
-@_TEACHER
+@TEACHER
 @click.option("--release", required=True, type=click.Path(path_type=Path), help="Release file made from the teacher.")
 @options_of(RunSettings, only=(*_DATA, "device"))
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run, for the entropy over its synthesis.")

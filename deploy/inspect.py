@@ -72,7 +72,7 @@ def export(path: Path, folder: Path) -> int:
 def contact_sheet(support_set: SupportSet) -> torch.Tensor:
     """(C, H, W) uint8: a row for every class that has images, largest multiplier first."""
     rows = []
-    for label in support_set.labels.unique().tolist():
+    for label in sorted(set(support_set.labels.tolist())):
         own = torch.nonzero(support_set.labels == label).flatten()
         order = own[torch.argsort(support_set.multipliers[own], descending=True, stable=True)]
         rows.append(support_set.images[order])

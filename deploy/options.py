@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from client.bootstrap import NEWCOMER_STEPS
-from dsv import PRESETS, DsvError
-from protos.settings import key_of, option
+from dsv import PRESETS, DsvError, SynthesisConfig
+from protos.settings import RunSettings, key_of, option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+QUIET = click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
+TEACHER = click.option(
+    "--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it."
+)
+COMPUTE = ("device", "micro_batch", "precision", "compiled", "seed")
+SYNTHESIS = (*(f.name for f in fields(SynthesisConfig) if hasattr(RunSettings, f.name)), *COMPUTE)
+"""Fields of ``RunSettings`` that a synthesis reads."""
 
 
 @dataclass(frozen=True)

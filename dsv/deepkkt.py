@@ -100,9 +100,14 @@ def primal_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) of the logits' dtype: 1 where the most probable class is not the label's, else 0; arguments as above."""
-    target = labels if labels.ndim == 1 else labels.argmax(dim=1)
-    return (logits.argmax(dim=1) != target).to(logits.dtype)
+    """(N,) of the logits' dtype: 1 where the most probable class is not the label's, else 0; arguments as above.
+
+    Where a label has several most probable classes, each of them is right.
+    """
+    predicted = logits.argmax(dim=1)
+    if labels.ndim == 1:
+        return (predicted != labels).to(logits.dtype)
+    return (labels.gather(1, predicted[:, None]).squeeze(1) < labels.amax(dim=1)).to(logits.dtype)
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:

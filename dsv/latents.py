@@ -169,9 +169,7 @@ def mix(
     if tuple(images.shape[1:]) != task.image_shape:
         raise DsvError(f"the images are {tuple(images.shape[1:])}, the task's are {task.image_shape}; use its size")
     # predict takes pixels of 0 to 255; it does not mind that these are no whole numbers
-    return torch.stack(
-        [predict(model, blend(vectors, images, share) * 255, task, device=device) for share in shares]
-    )
+    return torch.stack([predict(model, blend(vectors, images, share) * 255, task, device=device) for share in shares])
 
 
 def _noise(task: Task, config: SynthesisConfig, seed: int) -> Tensor:

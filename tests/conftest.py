@@ -8,7 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from dsv import KNOWN_TASKS, ModelSpec, SupportSet, SynthesisConfig, Task, build_model, synthesize
+from client.data import open_split
+from dsv import (
+    KNOWN_TASKS,
+    ModelSpec,
+    SupportSet,
+    SynthesisConfig,
+    Task,
+    TrainingConfig,
+    build_model,
+    interpolate,
+    synthesize,
+    train,
+)
 from protos.checkpoint import Checkpoint
 
 
@@ -43,3 +55,36 @@ def image_tree(tmp_path: Path) -> Path:
                 pixels[:, :, colour] += 180
                 Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models this small run no faster on two threads, and far slower where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def trained(task) -> Checkpoint:
+    """A small teacher that knows the digits."""
+    spec, split = ModelSpec.parse("convnet:16", task), open_split("digits", "", "train", task)
+    model = build_model(spec, seed=0)
+    config = TrainingConfig(300, "adamw", 0.02, True, 1e-3, 64, translate=0.0, crop=0.0)
+    train(model, split.images(), split.labels, task, config, seed=0)
+    return Checkpoint(model, spec, task)
+
+
+@pytest.fixture(scope="session")
+def pictures(task) -> torch.Tensor:
+    """Two test images of each of the classes 0 to 4."""
+    split = open_split("digits", "", "test", task)
+    assert len(split) > 100
+    return split.load([i for label in range(5) for i in torch.nonzero(split.labels == label).flatten()[:2].tolist()])
+
+
+@pytest.fixture(scope="session")
+def interpolated(trained, task):
+    config = SynthesisConfig(images_per_class=2, iterations=60)
+    return interpolate(trained.model, task, config, between=(1, 7), weights=(0.0, 0.25, 0.5, 0.75, 1.0), seed=0)

@@ -92,6 +92,8 @@ def test_primal_loss_counts_misclassified_samples_alone():
     assert float(primal_loss(logits.detach(), torch.tensor([0, 0]))) == 0.0
     soft = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
     assert float(primal_loss(logits.detach(), soft)) == 0.0
+    tie = torch.tensor([[0.5, 0.5], [0.4, 0.6]])
+    assert float(primal_loss(logits.detach(), tie)) == pytest.approx(0.6 * 5 / 2, rel=0.01)
 
 
 def test_distances_by_hand():

@@ -1,0 +1,131 @@
+"""The paper's Tables 1 and 2 and Figures 2, 4, 5 and 7 on CIFAR-10:
+
+    python -m benchmarks.paper --data-root DIR/cifar10 --cache runs/paper [--device cuda] [--per-class 1,10,50]
+
+Resumable: every cell is written to ``docs/results/paper.json`` as soon as it is there, and never computed twice.
+Teacher as in Appendix E (see ``cifar.py``). DSVs and students as in Appendix D: primal weight 2e-3, eta 5, Adam; hard
+labels. What the paper leaves open is an option here, and stands in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from benchmarks.cifar import TASK, TEACHER, Images, load_images
+from benchmarks.paper_cells import Bench, Cells, Settings, save_set
+from benchmarks.paper_figures import figure_cells
+from dsv import Compute, Start, accuracy, synthesize
+from server.start_images import load_start
+
+PAPER = {  # accuracy in percent at 1, 10, 50 images per class
+    "table 1, random": (14.26, 30.08, 46.16),
+    "table 1, largest lambda": (16.83, 33.69, 48.91),
+    "table 2, from noise": (None, None, None),
+    "table 2, from other images": (21.68, 30.35, 39.35),
+    "table 2, from real images": (22.69, 37.90, 53.56),
+}
+PER_CLASS = (1, 10, 50)
+
+
+def random_images(images: Images, count: int, seed: int) -> Tensor:
+    """Indices of ``count`` random training images of every class, sorted by class."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images.train_labels), generator=generator)
+    return torch.cat([order[images.train_labels[order] == label][:count] for label in range(TASK.classes)])
+
+
+def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor | None) -> None:
+    """One teacher's cells of both tables at ``count`` images per class."""
+    teacher = bench.teacher(seed)
+    images, labels = bench.images.train, bench.images.train_labels
+    random = random_images(bench.images, count, seed)
+
+    def students(chosen: Tensor) -> list[float]:
+        return bench.students(teacher, images[chosen], labels[chosen])
+
+    def synthesised(name: str, start: Start | None) -> list[float]:
+        found = synthesize(teacher.model, TASK, bench.synthesis(count), seed=seed, start=start, compute=bench.compute)
+        save_set(bench, f"{name}-{count}-{seed}", found)
+        return bench.students(teacher, found.images, found.labels)
+
+    key = f"{count}/{seed}"
+    cells.get(f"table 1, random/{key}", lambda: students(random))
+    cells.get(f"table 2, from noise/{key}", lambda: synthesised("noise", None))
+    cells.get(f"table 2, from real images/{key}", lambda: synthesised("real", Start("random-real", images[random])))
+    if other is not None:
+        start = Start("other", other[: count * TASK.classes])
+        cells.get(f"table 2, from other images/{key}", lambda: synthesised("other", start))
+    if bench.settings.selection_images:
+        cells.get(f"table 1, largest lambda/{key}", lambda: students(bench.selection(teacher, seed).coreset(count)))
+
+
+def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
+    """Our figures beside the paper's; mean and deviation over all students of all teachers."""
+    lines = [
+        "| row | " + " | ".join(f"{c} per class: ours / paper" for c in per_class) + " |",
+        "|---" * (len(per_class) + 1) + "|",
+    ]
+    for row, published in PAPER.items():
+        texts = []
+        for count in per_class:
+            values = [v for name, found in cells.items() if name.startswith(f"{row}/{count}/") for v in found]
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            ours = f"{statistics.fmean(values):.1f}{deviation} ({len(values)})" if values else "open"
+            reference = published[PER_CLASS.index(count)] if count in PER_CLASS else None
+            texts.append(f"{ours} / {reference if reference is not None else '-'}")
+        lines.append(f"| {row} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--data-root", required=True, help="CIFAR-10 as an ImageFolder tree.")
+@click.option("--other", type=click.Path(path_type=Path), help="Folder of other pictures to start from.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/paper"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/paper.json"), show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--seeds", default="0,1,2", show_default=True, help="Teachers.")
+@click.option("--per-class", default="1,10,50", show_default=True)
+@click.option("--epochs", default=30, show_default=True)
+@click.option("--iterations", default=2000, show_default=True)
+@click.option("--image-step", default=0.01, show_default=True)
+@click.option("--distance", default="mean-l1", show_default=True)
+@click.option("--selection-images", default=50000, show_default=True, help="0 leaves the selection out.")
+@click.option("--selection-iterations", default=10, show_default=True)
+@click.option("--student-steps", default=2000, show_default=True)
+@click.option("--student-rate", default=1e-4, show_default=True)
+@click.option("--student-seeds", default=3, show_default=True)
+@click.option("--bfloat16-teacher/--float32-teacher", default=False, show_default=True)
+@click.option("--compiled/--no-compiled", default=False, show_default=True)
+@click.option("--figures/--no-figures", default=True, show_default=True)
+def main(**o: Any) -> None:
+    """Compute what is missing and print the table."""
+    settings = Settings(**{field.name: o[field.name] for field in dataclasses.fields(Settings)})
+    compute = Compute(device=o["device"], compiled=o["compiled"])
+    bench = Bench(load_images(o["data_root"], o["cache"]), settings, o["device"], o["cache"], compute)
+    cells, per_class = Cells(o["out"], settings), [int(c) for c in o["per_class"].split(",")]
+    largest = max(per_class)
+    other = load_start(str(o["other"]), TASK, largest) if o["other"] else None
+    for seed in (int(s) for s in o["seeds"].split(",")):
+        cells.get(
+            f"teacher/{seed}",
+            lambda seed=seed: round(
+                100 * accuracy(bench.teacher(seed).model, bench.images.test, bench.images.test_labels, TASK), 2
+            ),
+        )
+        for count in per_class:
+            table_cells(bench, cells, seed, count, other)
+        if o["figures"]:
+            figure_cells(bench, cells, seed, o["out"].parent)
+    print(f"teacher {TEACHER}: {[v for n, v in cells.cells.items() if n.startswith('teacher/')]} % test accuracy\n")
+    print(markdown(cells.cells, per_class))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What the cells of ``paper.py`` share: settings, results on disk, teachers, students and selections."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cifar import TASK, Images, paper_teacher
+from deploy.inspect import contact_sheet
+from dsv import (
+    PRESETS,
+    Compute,
+    Selection,
+    SelectionConfig,
+    SupportSet,
+    SynthesisConfig,
+    TrainingConfig,
+    accuracy,
+    build_model,
+    select,
+    train,
+    write_picture,
+)
+from protos.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a cell depends on beside its name; a change of it makes all cells anew."""
+
+    epochs: int
+    iterations: int
+    image_step: float
+    distance: str
+    selection_images: int
+    selection_iterations: int
+    student_steps: int
+    student_rate: float
+    student_seeds: int
+    bfloat16_teacher: bool
+
+
+class Cells:
+    """Results by name, on disk after each."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        described = dataclasses.asdict(settings)
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        self.cells: dict[str, Any] = stored.get("cells", {}) if stored.get("settings") == described else {}
+        self._settings = described
+
+    def get(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The cell, computed when it is not there."""
+        if name not in self.cells:
+            started = time.perf_counter()
+            self.cells[name] = compute()
+            print(f"{name}: {self.cells[name]} ({time.perf_counter() - started:.0f} s)", file=sys.stderr, flush=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps({"settings": self._settings, "cells": self.cells}, indent=1) + "\n")
+        return self.cells[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What every cell needs."""
+
+    images: Images
+    settings: Settings
+    device: str
+    cache: Path
+    compute: Compute
+
+    def teacher(self, seed: int) -> Checkpoint:
+        """The paper's teacher."""
+        s = self.settings
+        return paper_teacher(
+            self.images, self.cache, seed=seed, epochs=s.epochs, device=self.device, bfloat16=s.bfloat16_teacher
+        )
+
+    def students(self, teacher: Checkpoint, images: Tensor, labels: Tensor) -> list[float]:
+        """Test accuracy in percent of fresh models of the teacher's architecture."""
+        s = self.settings
+        config = TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, len(images)))
+        found = []
+        for seed in range(s.student_seeds):
+            model = build_model(teacher.spec, seed=1000 + seed, device=self.device)
+            train(model, images, labels, TASK, config, seed=seed, device=self.device)
+            reached = accuracy(model, self.images.test, self.images.test_labels, TASK, device=self.device)
+            found.append(round(100 * reached, 2))
+        return found
+
+    def synthesis(self, count: int) -> SynthesisConfig:
+        """The paper's options at ``count`` images per class."""
+        s = self.settings
+        changed = {"iterations": s.iterations, "image_step": s.image_step, "distance": s.distance}
+        return dataclasses.replace(PRESETS["paper-cifar"], images_per_class=count, **changed)
+
+    def selection(self, teacher: Checkpoint, seed: int) -> Selection:
+        """Multipliers of the first ``selection_images`` training images."""
+        path = self.cache / f"selection-{seed}-{self.settings.selection_images}-{self.settings.selection_iterations}.pt"
+        train_images, labels = self.images.train, self.images.train_labels
+        chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        chosen = chosen[: self.settings.selection_images]
+        if not path.exists():
+            found = select(
+                teacher.model,
+                lambda indices: train_images[chosen[list(indices)]],
+                labels[chosen],
+                TASK,
+                SelectionConfig(iterations=self.settings.selection_iterations),
+                compute=dataclasses.replace(self.compute, micro_batch=100),
+                on_iteration=lambda done, d: print(f"selection {done}: distance {d:.4f}", file=sys.stderr, flush=True),
+            )
+            full = torch.zeros(len(labels))
+            full[chosen] = found.multipliers
+            torch.save({"multipliers": full, "distances": found.distances}, path)
+        stored = torch.load(path, weights_only=True)
+        return Selection(stored["multipliers"], labels, TASK.classes, stored["distances"])
+
+
+def save_set(bench: Bench, name: str, found: SupportSet) -> None:
+    """Keep a set's contact sheet and multipliers for the figures."""
+    write_picture(bench.cache / f"{name}.png", contact_sheet(found))
+    torch.save({"images": found.images, "multipliers": found.multipliers}, bench.cache / f"{name}.pt")

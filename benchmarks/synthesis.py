@@ -1,0 +1,213 @@
+"""Seconds and memory of one iteration, ours beside the plain double-backward loop:
+
+    python benchmarks/synthesis.py [--device cuda] [--cases small] [--compiled]
+
+ConvNet (width 128) at 32 px with 10, 50, 100 and 500 DSVs, ResNet-50 at 224 px with 8, one copy of the candidates (no
+augmentation). Times are the best of several, taken in turns in one process. Memory is the growth of the peak over what
+was there before: of the process's resident set, each measurement in a process of its own, or of the CUDA allocator.
+Writes docs/results/synthesis.json and prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import torch
+
+from dsv import (
+    DISTANCES,
+    Candidates,
+    Compute,
+    KktWeights,
+    ModelSpec,
+    StationarityEngine,
+    build_model,
+    deepkkt_loss,
+    kkt_gradient,
+    stationary_parameters,
+)
+
+CASES = {"small": ("convnet", 128, 32, 10, (10, 50, 100, 500)), "large": ("resnet50", 0, 224, 1000, (8,))}
+WEIGHTS = KktWeights(primal=0.1, total_variation=0.0, norm=0.0, augmented=0.0)
+REPEATS = {"small": 5, "large": 2}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case; ``first_s`` is the first iteration, which a compiled run spends on compilation."""
+
+    case: str
+    device: str
+    count: int
+    micro_batch: int
+    compiled: bool
+    ours_s: float
+    plain_s: float
+    ours_peak_bytes: int
+    plain_peak_bytes: int
+    first_s: float
+    gradient_error: float
+    share_of_matmul: float | None
+
+
+Step = Callable[[], torch.Tensor]
+
+
+def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
+    """One iteration of ours and of the plain loop; each returns the gradient in the images."""
+    name, width, side, classes, _ = CASES[case]
+    model = compute.place(build_model(ModelSpec(name, 3, side, classes, width), seed=0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, side, side, generator=generator).to(compute.device)
+    multipliers = torch.rand(count, generator=generator).to(compute.device)
+    labels = (torch.arange(count) % classes).to(compute.device)
+    parameters, distance = stationary_parameters(model), DISTANCES["layer-cosine"]
+    engine = StationarityEngine(model, parameters, distance, compute=compute)
+    candidates = Candidates(images, labels, multipliers, count)
+
+    def ours() -> torch.Tensor:
+        return kkt_gradient(engine, candidates, [(1.0, lambda x, first: x * 1.0)], WEIGHTS).images
+
+    def plain() -> torch.Tensor:
+        leaves = images.clone().requires_grad_(), multipliers.clone().requires_grad_()
+        terms = deepkkt_loss(
+            model,
+            leaves[0],
+            labels,
+            leaves[1],
+            parameters=parameters,
+            augment=lambda x: x,
+            distance=distance,
+            weights=WEIGHTS,
+        )
+        return torch.autograd.grad(terms.total, leaves)[0]
+
+    return ours, plain
+
+
+def timed(step: Step, device: str) -> float:
+    """Seconds of one call, the device's queue emptied before and after."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    step()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def peak_bytes(case: str, count: int, compute: Compute, which: int) -> int:
+    """Growth of the peak during an iteration."""
+    if compute.device == "cpu":
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(_resident_growth, (case, count, compute, which))
+    step = steps(case, count, compute)[which]
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _resident_growth(case: str, count: int, compute: Compute, which: int) -> int:
+    step = steps(case, count, compute)[which]
+    steps(case, 1, compute)[which]()  # libraries and thread pools come into memory with the first use
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _peak_resident_bytes()
+    step()
+    return _peak_resident_bytes() - before
+
+
+def _peak_resident_bytes() -> int:
+    line = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def measure(case: str, count: int, compute: Compute) -> Row:
+    """One row."""
+    ours, plain = steps(case, count, compute)
+    first_s = timed(ours, compute.device)
+    reference, found = plain(), ours()
+    error = float((found - reference).norm() / reference.norm())
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(REPEATS[case]):
+        for step, values in zip((ours, plain), times, strict=True):
+            values.append(timed(step, compute.device))
+    peaks = [peak_bytes(case, count, compute, which) for which in (0, 1)]
+    best = min(times[0])
+    return Row(
+        case=f"{CASES[case][0]} {CASES[case][2]} px",
+        device=compute.device,
+        count=count,
+        micro_batch=compute.chunk,
+        compiled=compute.compiled,
+        ours_s=best,
+        plain_s=min(times[1]),
+        ours_peak_bytes=peaks[0],
+        plain_peak_bytes=peaks[1],
+        first_s=first_s,
+        gradient_error=error,
+        share_of_matmul=_share_of_matmul(case, count, best, compute),
+    )
+
+
+def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) -> float | None:
+    """Arithmetic of the two passes (nine forward passes' worth) per second, over what a matrix product reaches."""
+    if compute.device == "cpu":
+        return None
+    name, width, side, classes, _ = CASES[case]
+    model = build_model(ModelSpec(name, 3, side, classes, width), seed=0)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, side, side))
+    matrix = torch.randn(8192, 8192, device=compute.device)
+    product: Step = lambda: matrix @ matrix  # noqa: E731
+    with compute.running():
+        reached = 2 * 8192**3 / min(timed(product, compute.device) for _ in range(5))
+    return 9 * count * counter.get_total_flops() / seconds / reached
+
+
+@click.command()
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--cases", default="small,large", show_default=True, help="Names, separated by commas.")
+@click.option("--counts", default="", help="DSV counts instead of the case's own, separated by commas.")
+@click.option("--micro-batch", default=0, show_default=True)
+@click.option("--precision", default="float32", show_default=True)
+@click.option("--compiled/--no-compiled", default=False, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/synthesis.json"), show_default=True)
+def main(  # noqa: PLR0917
+    device: str, cases: str, counts: str, micro_batch: int, precision: str, compiled: bool, out: Path
+) -> None:
+    """Measure; rows of an existing file with the same case, device, count and compilation are replaced."""
+    compute = Compute(device, micro_batch, precision, compiled)
+    kept = json.loads(out.read_text())["rows"] if out.exists() else []
+    for case in cases.split(","):
+        for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
+            row = asdict(measure(case, count, compute))
+            same = ("case", "device", "count", "compiled")
+            kept = [other for other in kept if any(other[name] != row[name] for name in same)] + [row]
+            kept.sort(key=lambda r: (r["device"], r["case"], r["compiled"], r["count"]))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+            out.write_text(json.dumps({"machine": machine, "rows": kept}, indent=1) + "\n")
+    print("| case | device | DSVs | compiled | ours, s | plain, s | ratio | ours, peak MB | plain, peak MB | error |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in kept:
+        print(
+            f"| {row['case']} | {row['device']} | {row['count']} | {'yes' if row['compiled'] else 'no'} "
+            f"| {row['ours_s']:.3f} | {row['plain_s']:.3f} | {row['plain_s'] / row['ours_s']:.2f} "
+            f"| {row['ours_peak_bytes'] / 1e6:.0f} | {row['plain_peak_bytes'] / 1e6:.0f} "
+            f"| {row['gradient_error']:.0e} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The commands ``dsv interpolate``, ``dsv edit``, ``dsv mix``, and the pictures they write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from deploy.cli import cli
+from deploy.latents import class_index
+from deploy.sheet import new_folder, sheet
+from dsv import DsvError, read_picture, write_picture
+from protos import artefact
+from protos.checkpoint import save_checkpoint
+
+
+def test_classes_by_name_and_by_index(task):
+    named = replace(task, class_names=("7", *"abcdefgh", "0"))
+    assert [class_index(text, named) for text in ("7", "a", "1", "0")] == [0, 1, 1, 9]
+    for text in ("10", "-1", "", "z", "1.0"):
+        with pytest.raises(DsvError, match="give 0 to 9 or a name such as 7, a, b"):
+            class_index(text, named)
+
+
+def test_a_sheet_puts_every_image_where_it_belongs():
+    rows = [torch.full((n, 3, 40, 40), value, dtype=torch.uint8) for n, value in ((1, 10), (2, 20))]
+    drawn = sheet(rows)
+    assert drawn.shape == (3, 2 * 82 + 2, 2 * 82 + 2)
+    assert (drawn[:, 2:82, 2:82] == 10).all() and (drawn[:, 2:82, 84:164] == 255).all()
+    assert (drawn[:, 84:164, 84:164] == 20).all()
+
+
+def test_folders_to_write_into(tmp_path):
+    new_folder(tmp_path / "a" / "b")
+    new_folder(tmp_path / "a" / "b")
+    with pytest.raises(DsvError, match="is not an empty folder; name a new one"):
+        new_folder(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DsvError, match="folder"):
+            new_folder(path)
+
+
+def dsv(*arguments: object):
+    return CliRunner(env={"COLUMNS": "120"}).invoke(cli, [str(a) for a in arguments])
+
+
+def done(*arguments: object) -> str:
+    result = dsv(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def files(trained, interpolated, pictures, tmp_path_factory) -> Path:
+    """A teacher, a release and three pictures."""
+    folder = tmp_path_factory.mktemp("latents")
+    save_checkpoint(folder / "t.safetensors", trained)
+    (folder / "r.dsv").write_bytes(artefact.encode(interpolated))
+    (folder / "pictures").mkdir()
+    for number, image in enumerate(pictures[:3]):
+        write_picture(folder / "pictures" / f"p{number}.png", image)
+    return folder
+
+
+def test_dsv_interpolate(files, task, tmp_path):
+    options = ("--teacher", files / "t.safetensors", "--classes", "3, 8", "--weights", "0,1", "--iterations", 30)
+    shown = done("interpolate", *options, "--images-per-weight", 2, "--out", tmp_path / "out")
+    for wanted in ("interpolation 30/30", "weight", "P(3)", "P(8)", "most probable", "strip.png"):
+        assert wanted in shown
+    release = artefact.load(tmp_path / "out" / "interpolation.dsv")
+    assert release.labels.tolist() == [3, 3, 8, 8] and release.provenance.teacher_architecture == "convnet:16"
+    names = [path.name for path in sorted((tmp_path / "out" / "images").iterdir())]
+    assert names == ["0000_weight-0.png", "0001_weight-0.png", "0002_weight-1.png", "0003_weight-1.png"]
+    strip = read_picture(tmp_path / "out" / "strip.png", replace(task, image_size_px=134))
+    assert torch.equal(strip[:, 2:66:8, 68:132:8], release.images[2])
+
+
+def test_dsv_edit(files, task, tmp_path):
+    options = ("--teacher", files / "t.safetensors", "--target", "8", "--iterations", 20, "--preset", "imagenet")
+    shown = done("edit", *options, "--images", files / "pictures", "--out", tmp_path / "out")
+    for wanted in ("edit 20/20", "P(8) before", "p2.png"):
+        assert wanted in shown
+    release = artefact.load(tmp_path / "out" / "edit.dsv")
+    assert len(release) == 3 and release.provenance.config["primal_weight"] == 1.0
+    assert len(list((tmp_path / "out" / "images").glob("*_p?.png"))) == 3
+    assert (tmp_path / "out" / "strip.png").is_file()
+    shown = done("edit", *options, "--images", files / "pictures" / "p1.png", "--out", tmp_path / "one")
+    assert "p1.png" in shown and "p2.png" not in shown
+
+
+def test_dsv_mix(files, tmp_path):
+    options = ("--teacher", files / "t.safetensors", "--release", files / "r.dsv", "--images", files / "pictures")
+    shown = done("mix", *options, "--class", "7", "--shares", "0,0.5,1", "--out", tmp_path / "out")
+    rows = [line.split() for line in shown.splitlines() if " of 3" in line]
+    assert [row[1] for row in rows] == ["0", "0.5", "1"]
+    assert rows[0][-4:-1] == ["0", "of", "3"] and rows[-1][-4:-1] == ["3", "of", "3"]
+    assert (tmp_path / "out" / "strip.png").is_file()
+    done("mix", *options, "--out", tmp_path / "any")
+
+
+@pytest.mark.parametrize(
+    ("message", "command", "change"),
+    [
+        ("two classes are needed", "interpolate", {"--classes": "1"}),
+        ("there is no class 'ten'; give 0 to 9", "interpolate", {"--classes": "1,ten"}),
+        ("was given twice", "interpolate", {"--classes": "1,1"}),
+        ("weights must be numbers separated by commas", "interpolate", {"--weights": "0;1"}),
+        ("a weight must lie in 0 to 1, got 2.0", "interpolate", {"--weights": "2"}),
+        ("cannot read model", "interpolate", {"--teacher": "none"}),
+        ("is not an empty folder", "interpolate", {"--out": "pictures"}),
+        ("is not an empty folder", "edit", {"--out": "pictures"}),
+        ("is not an empty folder", "mix", {"--out": "pictures"}),
+        ("there is no class '11'", "edit", {"--target": "11"}),
+        ("nowhere does not exist; name a picture", "edit", {"--images": "nowhere"}),
+        ("cannot be decoded", "edit", {"--images": "r.dsv"}),
+        ("iterations must be at least 1", "edit", {"--iterations": "0"}),
+        ("shares must be numbers", "mix", {"--shares": "half"}),
+        ("holds no DSV of class '5'", "mix", {"--class": "5"}),
+        ("cannot read release", "mix", {"--release": "none.dsv"}),
+        ("not a release file", "mix", {"--release": "pictures/p0.png"}),
+    ],
+)
+def test_mistakes_get_one_line(files, monkeypatch, message, command, change):
+    monkeypatch.chdir(files)
+    given = {
+        "interpolate": {"--classes": "1,2"},
+        "edit": {"--images": "pictures", "--target": "8"},
+        "mix": {"--release": "r.dsv", "--images": "pictures"},
+    }[command]
+    options = {"--teacher": "t.safetensors", "--out": "out", **given, **change}
+    result = dsv(command, *(part for pair in options.items() for part in pair))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
+    assert message in result.output
+
+
+def test_a_folder_without_pictures_and_a_release_of_another_task(files, task, interpolated, tmp_path):
+    common = ("--teacher", files / "t.safetensors", "--out", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    result = dsv("edit", *common, "--images", tmp_path / "empty", "--target", 1)
+    assert result.exit_code == 1 and "holds no picture; add some" in result.output
+    other = replace(interpolated, task=replace(task, class_names=tuple("abcdefghij")))
+    (tmp_path / "o.dsv").write_bytes(artefact.encode(other))
+    result = dsv("mix", *common, "--release", tmp_path / "o.dsv", "--images", files / "pictures")
+    assert result.exit_code == 1 and "was not made for the task of" in result.output
+
+
+def test_help_describes_every_option():
+    for name in ("interpolate", "edit", "mix"):
+        assert dsv(name, "--help").exit_code == 0
+        assert all(parameter.help for parameter in cli.commands[name].params)
