@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.cifar import TASK, TEACHER, Images, load_images
 from benchmarks.paper_cells import Bench, Cells, Settings, save_set
-from benchmarks.paper_figures import figure_cells
+from benchmarks.paper_figures import figure_cells, transfer_cell
 from dsv import Compute, Start, accuracy, synthesize
 from server.start_images import load_start
 
@@ -87,6 +87,7 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.command()
 @click.option("--data-root", required=True, help="CIFAR-10 as an ImageFolder tree.")
 @click.option("--other", type=click.Path(path_type=Path), help="Folder of other pictures to start from.")
+@click.option("--fashion-root", default="", help="Fashion-MNIST's folder, for Figure 4.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/paper"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/paper.json"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -123,6 +124,8 @@ def main(**o: Any) -> None:
             table_cells(bench, cells, seed, count, other)
         if o["figures"]:
             figure_cells(bench, cells, seed, o["out"].parent)
+        if o["fashion_root"]:
+            transfer_cell(bench, cells, seed, o["fashion_root"], o["out"].parent)
     print(f"teacher {TEACHER}: {[v for n, v in cells.cells.items() if n.startswith('teacher/')]} % test accuracy\n")
     print(markdown(cells.cells, per_class))
 

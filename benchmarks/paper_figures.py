@@ -1,18 +1,33 @@
-"""Figures 2, 5 and 7 of the paper, as numbers and pictures; see ``paper.py``."""
+"""Figures 2, 4, 5 and 7 of the paper, as numbers and pictures; see ``paper.py``."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.cifar import TASK
 from benchmarks.paper_cells import Bench, Cells, save_set
+from client.data import open_split
 from deploy.inspect import contact_sheet
 from deploy.sheet import sheet
-from dsv import class_accuracies, class_sums, predict, rank_correlation, synthesize, write_picture
+from dsv import (
+    KNOWN_TASKS,
+    TrainingConfig,
+    accuracy,
+    class_accuracies,
+    class_sums,
+    predict,
+    rank_correlation,
+    synthesize,
+    train,
+    write_picture,
+)
 
 
 def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
@@ -61,3 +76,33 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
         cells.get(f"figure 2b, sum of lambda and accuracy/{seed}", correlation)
         chosen = bench.images.train[bench.selection(teacher, seed).coreset(5)]
         write_picture(pictures / "figure-7-selected.png", sheet(chosen.split(5)))
+
+
+def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Path) -> None:
+    """Figure 4: only the last layer is trained on another data set, and stationarity speaks of that layer alone.
+
+    The paper goes to SVHN; here it is Fashion-MNIST, enlarged to 32 px and repeated over three channels.
+    """
+
+    def colour(images: Tensor) -> Tensor:
+        larger = functional.interpolate(images.float(), TASK.image_size_px, mode="bilinear").round().to(torch.uint8)
+        return larger.expand(-1, 3, -1, -1).contiguous()
+
+    def transfer() -> dict[str, Any]:
+        own = KNOWN_TASKS["fashionmnist"]
+        task = dataclasses.replace(TASK, class_names=own.class_names)
+        splits = [open_split("fashionmnist", root, split, own) for split in ("train", "test")]
+        train_images = colour(splits[0].load(range(10_000)))
+        teacher = bench.teacher(seed)
+        model = copy.deepcopy(teacher.model).requires_grad_(False)
+        model.classifier.requires_grad_(True)
+        config = TrainingConfig(300, "adam", 1e-3, True, 5e-3, 100, translate=0.0, crop=0.0)
+        train(model, train_images, splits[0].labels[:10_000], task, config, seed=seed, device=bench.device)
+        config = dataclasses.replace(bench.synthesis(1), stationary_parameters="classifier.*")
+        found = synthesize(model, task, config, seed=seed, compute=bench.compute)
+        write_picture(pictures / "figure-4-last-layer.png", contact_sheet(found))
+        confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
+        reached = accuracy(model, colour(splits[1].load(range(2_000))), splits[1].labels[:2_000], task)
+        return {"accuracy after transfer": round(reached, 4), "confidence": round(float(confidence), 4)}
+
+    cells.get(f"figure 4, last layer alone/{seed}", transfer)

@@ -146,7 +146,7 @@ def measure(case: str, count: int, compute: Compute) -> Row:
         case=f"{CASES[case][0]} {CASES[case][2]} px",
         device=compute.device,
         count=count,
-        micro_batch=compute.chunk,
+        micro_batch=compute.chunk(CASES[case][2]),
         compiled=compute.compiled,
         ours_s=best,
         plain_s=min(times[1]),

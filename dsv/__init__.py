@@ -23,7 +23,7 @@ from dsv.deepkkt import (
 from dsv.device import checked_device
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict
-from dsv.kkt_gradient import Batch, Candidates, KktGradient, StationarityEngine, kkt_gradient
+from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
 from dsv.latents import blend, edit, interpolate, mix
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.picture import picture_paths, read_picture, write_picture
@@ -32,6 +32,7 @@ from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
 from dsv.resume import Checkpointing
 from dsv.selection import Selection, SelectionConfig, select
+from dsv.stationarity_engine import Batch, StationarityEngine
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis import Progress, check_fits, synthesize
 from dsv.synthesis_config import PRESETS, SynthesisConfig

@@ -14,7 +14,7 @@ from dsv.device import checked_device
 from dsv.errors import DsvError
 
 PRECISIONS = ("float32", "tf32")
-_MICRO_BATCH = {"cpu": 10, "cuda": 250}
+_PIXELS = {"cpu": 10_240, "cuda": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Compute:
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        micro_batch: images whose graph is held at once, which sets the memory needed; 0 takes 10 on a CPU (their
-            activations fit into its cache) and 250 on CUDA.
+        micro_batch: images whose graph is held at once, which sets the memory needed; 0 chooses by their size, at least
+            4: on a CPU ten of 32 px, whose activations fit into its cache, on CUDA a thousand.
         precision: one of ``PRECISIONS``; ``tf32`` rounds the inputs of CUDA's matrix products and convolutions to 10
             bits of mantissa (no effect on a CPU). bfloat16 is not offered: docs/results.md says why.
         compiled: whether to use ``torch.compile``. Needs a C++ compiler; the first step then takes about a minute.
@@ -45,10 +45,9 @@ class Compute:
         if self.precision not in PRECISIONS:
             raise DsvError(f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}")
 
-    @property
-    def chunk(self) -> int:
-        """Images a micro-batch, at least 1."""
-        return self.micro_batch or _MICRO_BATCH[torch.device(self.device).type]
+    def chunk(self, image_size_px: int) -> int:
+        """Images a micro-batch, at least 1, for square images of that side."""
+        return self.micro_batch or max(4, _PIXELS[torch.device(self.device).type] // image_size_px**2)
 
     def place(self, model: nn.Module) -> nn.Module:
         """``model`` on the device, in eval mode, in the memory layout that is fastest there; changed in place."""

@@ -13,7 +13,10 @@ _BATCH_SIZE = 512
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, task: Task, *, device: torch.device | str = "cpu") -> Tensor:
-    """Class probabilities, (N, K) float32 on the CPU, of (N, C, H, W) uint8 images; the model is put in eval mode."""
+    """Class probabilities, (N, K) float32 on the CPU, of (N, C, H, W) images in bytes (uint8, or float 0 to 255).
+
+    The model is put in eval mode.
+    """
     model.eval()
     batches = [
         torch.softmax(model(from_uint8(batch, task, device=device, dtype=torch.float32)).float(), dim=1).cpu()

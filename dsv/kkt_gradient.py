@@ -18,43 +18,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
-from torch.nn import functional
+from torch import Tensor
 
-from dsv.compute import Compute
 from dsv.deepkkt import (
-    Distance,
     KktTerms,
     KktWeights,
-    Parameters,
     image_norm,
-    misclassified,
     prediction_entropy,
     primal_loss,
     total_variation,
     weighted_terms,
 )
-from dsv.ranks import Ranks
+from dsv.stationarity_engine import Batch, StationarityEngine
 
 View = Callable[[Tensor, int], Tensor]
 """From candidates ``first`` to ``first + n``, (n, C, h, w), to what the model sees, (n, C, H, W); differentiable."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A micro-batch: (n, C, H, W) model input, (n,) int64 or (n, K) float labels, (n,) multipliers."""
-
-    inputs: Tensor
-    labels: Tensor
-    multipliers: Tensor
-
-    def detached(self) -> Batch:
-        """The same without a graph."""
-        return replace(self, inputs=self.inputs.detach())
 
 
 @dataclass(frozen=True)
@@ -75,7 +55,7 @@ class Candidates:
 
     def batches(self, view: View, size: int) -> Iterator[tuple[slice, Tensor, Batch]]:
         """Micro-batches: their place, the images as a leaf of the graph, and what the model gets."""
-        count = max(1, -(-len(self.images) // size))
+        count = -(-len(self.images) // size)
         for number in range(count):  # of nearly equal sizes, so that compiled code sees one or two shapes
             first, end = len(self.images) * number // count, len(self.images) * (number + 1) // count
             own = slice(first, end)
@@ -90,110 +70,6 @@ class KktGradient:
     terms: KktTerms
     images: Tensor
     multipliers: Tensor
-
-
-class StationarityEngine:
-    """Directional derivatives that the stationarity term needs, of one model; holds what is prepared once.
-
-    Args:
-        model: in eval mode, on the device of ``compute``.
-        parameters: those of ``model`` that the stationarity term speaks of.
-        distance: D of Eq. 8.
-        compute: micro-batch, precision and compilation.
-        ranks: over which gradients are added up.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: Parameters,
-        distance: Distance,
-        *,
-        compute: Compute | None = None,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.compute, self.ranks = compute or Compute(), ranks or Ranks()
-        self._parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        self._distance = distance
-
-        def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            logits = functional_call(model, dict(chosen), (inputs,))
-            return functional.cross_entropy(logits, labels, reduction="none"), logits
-
-        def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            def gradient(chosen: Parameters, step: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-                def weighted(inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                    found, logits = losses(chosen, inputs, batch.labels)
-                    # step is 0 with derivative 1: it adds the gradient of the primal term to the derivative along v
-                    weights = batch.multipliers + step * primal_weight * misclassified(logits.detach(), batch.labels)
-                    return (weights * found).sum(), (found, logits)
-
-                images, (found, logits) = grad(weighted, has_aux=True)(batch.inputs)
-                return (images, found), logits
-
-            fixed_point = {name: p.detach() for name, p in self._parameters.items()}
-            zero = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
-            at, towards = (fixed_point, zero), (dict(direction), torch.ones_like(zero))
-            derivatives: Any = jvp(gradient, at, towards, has_aux=True)  # torch types it as a pair, it is a triple
-            (images, slopes), logits = derivatives[1:]
-            return images, slopes, logits
-
-        def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
-            at = ({name: p.detach() for name, p in self._parameters.items()},)
-            slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, (dict(direction),))[1]
-            return slope
-
-        self._slopes = torch.compile(slopes) if self.compute.compiled else slopes
-        self._losses = torch.compile(losses) if self.compute.compiled else losses
-        self._along = torch.compile(along) if self.compute.compiled else along
-
-    def total_gradient(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """g = sum_i lambda_i grad_theta L_i over all ranks' batches, by parameter name; memory of one batch."""
-        totals = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
-        leaves = list(self._parameters.values())
-        for batch in batches:
-            with torch.enable_grad(), self.compute.running():
-                loss = (batch.multipliers * self._losses(self._parameters, batch.inputs, batch.labels)[0]).sum()
-                gradients = torch.autograd.grad(loss, leaves)
-            torch._foreach_add_(list(totals.values()), list(gradients))
-        self.ranks.add_up(list(totals.values()))
-        return totals
-
-    def direction(self, total_gradient: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
-        """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
-        with torch.enable_grad():
-            leaf = {name: (-total).requires_grad_() for name, total in total_gradient.items()}
-            distance = self._distance({name: p.detach() for name, p in self._parameters.items()}, leaf)
-            descent = torch.autograd.grad(distance, list(leaf.values()))
-        return distance.detach(), {name: -d for name, d in zip(leaf, descent, strict=True)}
-
-    def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
-        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone."""
-        with torch.no_grad(), self.compute.running():
-            return self._slopes(direction, batch.inputs, batch.labels)
-
-    def least_squares_scale(self, total_gradient: Parameters) -> float:
-        """The factor for all multipliers that brings -g nearest to theta, or 0 where every positive one leads away."""
-        pairs = [(self._parameters[name].detach(), g) for name, g in total_gradient.items()]
-        along = sum(float(-(p * g).sum()) for p, g in pairs)
-        return max(along, 0.0) / max(sum(float(g.square().sum()) for _, g in pairs), 1e-30)
-
-    def along(
-        self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What changes along ``direction``.
-
-        Returns:
-            (n, C, H, W) gradient in the inputs of sum_i lambda_i d/de L_i, plus ``primal_weight`` times that of the sum
-            of the misclassified images' losses; (n,) d/de L_i; (n, K) logits. None of them carries a graph.
-        """
-        with torch.no_grad(), self.compute.running():
-            weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
-            return self._along(direction, batch, weight)
-
-    def nowhere(self) -> dict[str, Tensor]:
-        """The direction 0."""
-        return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
 
 
 def kkt_gradient(
@@ -213,28 +89,87 @@ def kkt_gradient(
     """
     images, multipliers = torch.zeros_like(candidates.images), torch.zeros_like(candidates.multipliers)
     sums = torch.zeros(5, dtype=images.dtype, device=images.device)  # in the order of KktTerms, without the total
-    size = engine.compute.chunk
+    with torch.no_grad():
+        side = views[0][1](candidates.images[:1], 0).shape[-1]
+    size = engine.compute.chunk(side)
+    at_once = len(images) <= size and engine.ranks.count == 1 and not engine.compute.compiled
     for number, (weight, view) in enumerate(views):
         if weight == 0:
             continue
-        direction = engine.nowhere()
-        if weights.stationarity != 0:
-            with torch.no_grad():
-                total = engine.total_gradient(batch for *_, batch in candidates.batches(view, size))
-            distance, direction = engine.direction(total)
-            sums[1] += weight * distance / engine.ranks.count
-            direction = {name: weight * weights.stationarity * v for name, v in direction.items()}
-        for own, leaf, batch in candidates.batches(view, size):
-            share = len(leaf) / candidates.total
-            primal_weight = weight * weights.primal / candidates.total
-            gradient, slopes, logits = engine.along(direction, batch.detached(), primal_weight=primal_weight)
-            multipliers[own] += slopes
-            sums[0] += weight * share * primal_loss(logits, batch.labels)
-            target = (batch.inputs * gradient).sum()
-            if number == 0:
-                smoothness, norm = share * total_variation(batch.inputs), share * image_norm(batch.inputs)
-                target = target + weights.total_variation * smoothness + weights.norm * norm
-                sums[2:] += torch.stack([smoothness, norm, share * prediction_entropy(logits)]).detach()
-            images[own] += torch.autograd.grad(target, leaf)[0]
+        scaled = replace(weights, primal=weight * weights.primal, stationarity=weight * weights.stationarity)
+        parts: Iterable[_Part]
+        if at_once:
+            parts = [_at_once(engine, candidates, view, scaled, priors=number == 0)]
+        else:
+            parts = _in_parts(engine, candidates, view, scaled, priors=number == 0, size=size)
+        for part in parts:
+            images[part.own] += part.images
+            multipliers[part.own] += part.multipliers
+            part.sums[:2] *= weight
+            sums += part.sums
     engine.ranks.add_up([sums])
     return KktGradient(weighted_terms(weights, KktTerms(sums[0], *sums)), images, multipliers)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Gradients of some candidates under one view, and their share in the terms, in the order of ``KktTerms``."""
+
+    own: slice
+    images: Tensor
+    multipliers: Tensor
+    sums: Tensor
+
+
+def _in_parts(
+    engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool, size: int
+) -> Iterator[_Part]:
+    """The two passes of the top of this file."""
+    distance, direction = candidates.images.new_zeros(()), engine.nowhere()
+    if weights.stationarity != 0:
+        with torch.no_grad():
+            total = engine.total_gradient(batch for *_, batch in candidates.batches(view, size))
+        distance, direction = engine.direction(total)
+        direction = {name: weights.stationarity * v for name, v in direction.items()}
+    for own, leaf, batch in candidates.batches(view, size):
+        gradient, slopes, logits = engine.along(
+            direction, batch.detached(), primal_weight=weights.primal / candidates.total
+        )
+        share = len(leaf) / candidates.total
+        prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
+        images = torch.autograd.grad((batch.inputs * gradient).sum() + share * prior, leaf)[0]
+        # the distance is one for all ranks and batches: it is counted once, in equal parts
+        first = distance / engine.ranks.count if own.start == 0 else torch.zeros_like(distance)
+        primal = share * primal_loss(logits, batch.labels)
+        yield _Part(own, images, slopes, torch.stack([primal, first, *(share * terms)]).detach())
+
+
+def _at_once(
+    engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool
+) -> _Part:
+    """The same where one micro-batch holds everything: the first pass keeps its graph, which is differentiated again.
+
+    That is the arithmetic of seven forward passes instead of nine.
+    """
+    leaf = candidates.images.detach().requires_grad_()
+    multipliers = candidates.multipliers.detach().requires_grad_()
+    batch = Batch(view(leaf, 0), candidates.labels, multipliers)
+    total, logits = engine.graph_of_total_gradient(batch)
+    distance, direction = engine.direction({name: g.detach() for name, g in total.items()})
+    primal = primal_loss(logits, batch.labels)
+    prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
+    if weights.stationarity == 0:
+        distance, direction = torch.zeros_like(distance), engine.nowhere()
+    images, slopes = torch.autograd.grad(
+        [*total.values(), weights.primal * primal + prior],
+        [leaf, multipliers],
+        [*(weights.stationarity * v for v in direction.values()), torch.ones_like(prior)],
+    )
+    return _Part(slice(0, len(leaf)), images, slopes, torch.stack([primal, distance, *terms]).detach())
+
+
+def _priors(inputs: Tensor, logits: Tensor, weights: KktWeights) -> tuple[Tensor, Tensor]:
+    """The weighted sum of total variation and norm, and (total variation, norm, entropy)."""
+    smoothness, norm = total_variation(inputs), image_norm(inputs)
+    terms = torch.stack([smoothness, norm, prediction_entropy(logits.detach())])
+    return weights.total_variation * smoothness + weights.norm * norm, terms

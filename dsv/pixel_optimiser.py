@@ -12,10 +12,11 @@ from torch.nn import functional
 from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, KktTerms, project_dual, stationary_parameters
 from dsv.errors import DsvError
-from dsv.kkt_gradient import Candidates, StationarityEngine, View, kkt_gradient
+from dsv.kkt_gradient import Candidates, View, kkt_gradient
 from dsv.pixels import noise_pixels, normalise
 from dsv.ranks import Ranks
 from dsv.resume import SynthesisState
+from dsv.stationarity_engine import StationarityEngine
 from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task
 

@@ -18,8 +18,8 @@ from dsv.characteristics import class_sums
 from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, project_dual, stationary_parameters
 from dsv.errors import DsvError
-from dsv.kkt_gradient import Batch, StationarityEngine
 from dsv.pixels import from_uint8
+from dsv.stationarity_engine import Batch, StationarityEngine
 from dsv.synthesis import check_fits
 from dsv.task import Task
 
@@ -121,8 +121,9 @@ def select(
     multipliers = torch.ones(len(labels))
 
     def batches() -> Iterator[tuple[slice, Batch]]:
-        for first in range(0, len(labels), compute.chunk):
-            own = slice(first, min(first + compute.chunk, len(labels)))
+        size = compute.chunk(task.image_size_px)
+        for first in range(0, len(labels), size):
+            own = slice(first, min(first + size, len(labels)))
             images = from_uint8(
                 load(range(own.start, own.stop)), task, device=compute.device, dtype=next(model.parameters()).dtype
             )

@@ -126,7 +126,8 @@ drawn = Augmentation().draw(7, (1, 8, 8), generator)
 weights = KktWeights(primal=0.3, total_variation=0.2, norm=0.1, augmented=2.0)
 config = SynthesisConfig(iterations=1, total_variation_weight=0.1)
 with ranks_of_torchrun("cpu") as ranks:
-    synthesised = synthesize(teacher.model, teacher.task, config, seed=0, labels=labels, ranks=ranks)
+    parts = Compute(micro_batch=2)  # alone, too, in parts: the same rounding as far as possible
+    synthesised = synthesize(teacher.model, teacher.task, config, seed=0, labels=labels, ranks=ranks, compute=parts)
     model, own = teacher.model.double(), ranks.share(7)
     engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["layer-cosine"], ranks=ranks)
     views = [(1.0, lambda x, first: x * 1.0), (2.0, lambda x, first: drawn(x, own.start + first))]

@@ -1,0 +1,144 @@
+"""First derivatives along a direction in the weights: what the stationarity term needs of one model.
+
+``kkt_gradient.py`` says what for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp
+from torch.nn import functional
+
+from dsv.compute import Compute
+from dsv.deepkkt import Distance, Parameters, misclassified
+from dsv.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: (n, C, H, W) model input, (n,) int64 or (n, K) float labels, (n,) multipliers."""
+
+    inputs: Tensor
+    labels: Tensor
+    multipliers: Tensor
+
+    def detached(self) -> Batch:
+        """The same without a graph."""
+        return replace(self, inputs=self.inputs.detach())
+
+
+class StationarityEngine:
+    """Directional derivatives that the stationarity term needs, of one model; holds what is prepared once.
+
+    Args:
+        model: in eval mode, on the device of ``compute``.
+        parameters: those of ``model`` that the stationarity term speaks of.
+        distance: D of Eq. 8.
+        compute: micro-batch, precision and compilation.
+        ranks: over which gradients are added up.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Parameters,
+        distance: Distance,
+        *,
+        compute: Compute | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.compute, self.ranks = compute or Compute(), ranks or Ranks()
+        self._parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        self._distance = distance
+
+        def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = functional_call(model, dict(chosen), (inputs,))
+            return functional.cross_entropy(logits, labels, reduction="none"), logits
+
+        def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            def gradient(chosen: Parameters, step: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+                def weighted(inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+                    found, logits = losses(chosen, inputs, batch.labels)
+                    # step is 0 with derivative 1: it adds the gradient of the primal term to the derivative along v
+                    weights = batch.multipliers + step * primal_weight * misclassified(logits.detach(), batch.labels)
+                    return (weights * found).sum(), (found, logits)
+
+                images, (found, logits) = grad(weighted, has_aux=True)(batch.inputs)
+                return (images, found), logits
+
+            fixed_point = {name: p.detach() for name, p in self._parameters.items()}
+            zero = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
+            at, towards = (fixed_point, zero), (dict(direction), torch.ones_like(zero))
+            derivatives: Any = jvp(gradient, at, towards, has_aux=True)  # torch types it as a pair, it is a triple
+            (images, slopes), logits = derivatives[1:]
+            return images, slopes, logits
+
+        def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
+            at = ({name: p.detach() for name, p in self._parameters.items()},)
+            slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, (dict(direction),))[1]
+            return slope
+
+        self._slopes = torch.compile(slopes) if self.compute.compiled else slopes
+        self._losses = torch.compile(losses) if self.compute.compiled else losses
+        self._along = torch.compile(along) if self.compute.compiled else along
+
+    def total_gradient(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """g = sum_i lambda_i grad_theta L_i over all ranks' batches, by parameter name; memory of one batch."""
+        totals = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
+        leaves = list(self._parameters.values())
+        for batch in batches:
+            with torch.enable_grad(), self.compute.running():
+                loss = (batch.multipliers * self._losses(self._parameters, batch.inputs, batch.labels)[0]).sum()
+                gradients = torch.autograd.grad(loss, leaves)
+            torch._foreach_add_(list(totals.values()), list(gradients))
+        self.ranks.add_up(list(totals.values()))
+        return totals
+
+    def graph_of_total_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """g of one batch and its logits, differentiable in its inputs and multipliers."""
+        with torch.enable_grad(), self.compute.running():
+            losses, logits = self._losses(self._parameters, batch.inputs, batch.labels)
+            leaves = list(self._parameters.values())
+            gradients = torch.autograd.grad((batch.multipliers * losses).sum(), leaves, create_graph=True)
+        return dict(zip(self._parameters, gradients, strict=True)), logits
+
+    def direction(self, total_gradient: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
+        """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
+        with torch.enable_grad():
+            leaf = {name: (-total).requires_grad_() for name, total in total_gradient.items()}
+            distance = self._distance({name: p.detach() for name, p in self._parameters.items()}, leaf)
+            descent = torch.autograd.grad(distance, list(leaf.values()))
+        return distance.detach(), {name: -d for name, d in zip(leaf, descent, strict=True)}
+
+    def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
+        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone."""
+        with torch.no_grad(), self.compute.running():
+            return self._slopes(direction, batch.inputs, batch.labels)
+
+    def least_squares_scale(self, total_gradient: Parameters) -> float:
+        """The factor for all multipliers that brings -g nearest to theta, or 0 where every positive one leads away."""
+        pairs = [(self._parameters[name].detach(), g) for name, g in total_gradient.items()]
+        along = sum(float(-(p * g).sum()) for p, g in pairs)
+        return max(along, 0.0) / max(sum(float(g.square().sum()) for _, g in pairs), 1e-30)
+
+    def along(
+        self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What changes along ``direction``.
+
+        Returns:
+            (n, C, H, W) gradient in the inputs of sum_i lambda_i d/de L_i, plus ``primal_weight`` times that of the sum
+            of the misclassified images' losses; (n,) d/de L_i; (n, K) logits. None of them carries a graph.
+        """
+        with torch.no_grad(), self.compute.running():
+            weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
+            return self._along(direction, batch, weight)
+
+    def nowhere(self) -> dict[str, Tensor]:
+        """The direction 0."""
+        return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
