@@ -35,7 +35,7 @@ def load_images(root: str, cache: Path, *, name: str = "cifar10") -> Images:
     path = cache / f"{name}.safetensors"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for split in ("train", "test"):
             opened = open_split(IMAGEFOLDER, root, split, KNOWN_TASKS[name])
             tensors |= {split: opened.images(), f"{split}_labels": opened.labels}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from benchmarks.cifar import TASK, TEACHER, Images, load_images
 from benchmarks.paper_cells import Bench, Cells, Settings, save_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
+from benchmarks.paper_variations import variation_cells
 from dsv import Compute, Start, accuracy, synthesize
 from server.start_images import load_start
 
@@ -39,6 +41,12 @@ def random_images(images: Images, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images.train_labels), generator=generator)
     return torch.cat([order[images.train_labels[order] == label][:count] for label in range(TASK.classes)])
+
+
+def teacher_accuracy(bench: Bench, seed: int) -> float:
+    """In percent, on the test images."""
+    reached = accuracy(bench.teacher(seed).model, bench.images.test, bench.images.test_labels, TASK)
+    return round(100 * reached, 2)
 
 
 def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor | None) -> None:
@@ -105,6 +113,7 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--bfloat16-teacher/--float32-teacher", default=False, show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
 @click.option("--figures/--no-figures", default=True, show_default=True)
+@click.option("--variations/--no-variations", default=True, show_default=True)
 def main(**o: Any) -> None:
     """Compute what is missing and print the table."""
     settings = Settings(**{field.name: o[field.name] for field in dataclasses.fields(Settings)})
@@ -114,18 +123,16 @@ def main(**o: Any) -> None:
     largest = max(per_class)
     other = load_start(str(o["other"]), TASK, largest) if o["other"] else None
     for seed in (int(s) for s in o["seeds"].split(",")):
-        cells.get(
-            f"teacher/{seed}",
-            lambda seed=seed: round(
-                100 * accuracy(bench.teacher(seed).model, bench.images.test, bench.images.test_labels, TASK), 2
-            ),
-        )
+        cells.get(f"teacher/{seed}", partial(teacher_accuracy, bench, seed))
         for count in per_class:
             table_cells(bench, cells, seed, count, other)
         if o["figures"]:
             figure_cells(bench, cells, seed, o["out"].parent)
         if o["fashion_root"]:
             transfer_cell(bench, cells, seed, o["fashion_root"], o["out"].parent)
+        if o["variations"]:
+            real = bench.images.train[random_images(bench.images, 1, seed)]
+            variation_cells(bench, cells, seed, {"real": real} | ({} if other is None else {"other": other[:10]}))
     print(f"teacher {TEACHER}: {[v for n, v in cells.cells.items() if n.startswith('teacher/')]} % test accuracy\n")
     print(markdown(cells.cells, per_class))
 

@@ -101,8 +101,13 @@ class Bench:
     def synthesis(self, count: int) -> SynthesisConfig:
         """The paper's options at ``count`` images per class."""
         s = self.settings
-        changed = {"iterations": s.iterations, "image_step": s.image_step, "distance": s.distance}
-        return dataclasses.replace(PRESETS["paper-cifar"], images_per_class=count, **changed)
+        return dataclasses.replace(
+            PRESETS["paper-cifar"],
+            images_per_class=count,
+            iterations=s.iterations,
+            image_step=s.image_step,
+            distance=s.distance,
+        )
 
     def selection(self, teacher: Checkpoint, seed: int) -> Selection:
         """Multipliers of the first ``selection_images`` training images."""

@@ -58,7 +58,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
             "rank_correlation": round(rank_correlation(sums, accuracies), 3),
         }
 
-    def ablation(name: str, change: dict[str, float]) -> dict[str, Any]:
+    def ablation(name: str, change: dict[str, Any]) -> dict[str, Any]:
         config = dataclasses.replace(bench.synthesis(1), **change)
         found = synthesize(teacher.model, TASK, config, seed=seed, compute=bench.compute)
         write_picture(pictures / f"figure-5-{name}.png", contact_sheet(found))
@@ -75,7 +75,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
     if bench.settings.selection_images:
         cells.get(f"figure 2b, sum of lambda and accuracy/{seed}", correlation)
         chosen = bench.images.train[bench.selection(teacher, seed).coreset(5)]
-        write_picture(pictures / "figure-7-selected.png", sheet(chosen.split(5)))
+        write_picture(pictures / "figure-7-selected.png", sheet(list(torch.split(chosen, 5))))
 
 
 def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Path) -> None:
@@ -96,8 +96,8 @@ def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Pa
         teacher = bench.teacher(seed)
         model = copy.deepcopy(teacher.model).requires_grad_(False)
         model.classifier.requires_grad_(True)
-        config = TrainingConfig(300, "adam", 1e-3, True, 5e-3, 100, translate=0.0, crop=0.0)
-        train(model, train_images, splits[0].labels[:10_000], task, config, seed=seed, device=bench.device)
+        training = TrainingConfig(300, "adam", 1e-3, True, 5e-3, 100, translate=0.0, crop=0.0)
+        train(model, train_images, splits[0].labels[:10_000], task, training, seed=seed, device=bench.device)
         config = dataclasses.replace(bench.synthesis(1), stationary_parameters="classifier.*")
         found = synthesize(model, task, config, seed=seed, compute=bench.compute)
         write_picture(pictures / "figure-4-last-layer.png", contact_sheet(found))

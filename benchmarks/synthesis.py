@@ -1,6 +1,6 @@
 """Seconds and memory of one iteration, ours beside the plain double-backward loop:
 
-    python benchmarks/synthesis.py [--device cuda] [--cases small] [--compiled]
+    python -m benchmarks.synthesis [--device cuda] [--cases small] [--compiled]
 
 ConvNet (width 128) at 32 px with 10, 50, 100 and 500 DSVs, ResNet-50 at 224 px with 8, one copy of the candidates (no
 augmentation). Times are the best of several, taken in turns in one process. Memory is the growth of the peak over what
@@ -172,7 +172,7 @@ def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) ->
     product: Step = lambda: matrix @ matrix  # noqa: E731
     with compute.running():
         reached = 2 * 8192**3 / min(timed(product, compute.device) for _ in range(5))
-    return 9 * count * counter.get_total_flops() / seconds / reached
+    return float(9 * count * counter.get_total_flops() / seconds / reached)
 
 
 @click.command()

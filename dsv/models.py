@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,7 +187,40 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
             f"unknown architecture {spec.architecture!r}; use convnet, resnet18 or the name of a torchvision "
             "classifier such as mobilenet_v3_small"
         )
-    model: nn.Module = torchvision.models.get_model(spec.architecture, weights=None, num_classes=spec.classes)
     if spec.width or spec.norm != "default":
         raise DsvError(f"{spec.architecture} is torchvision's own: it takes no width and no norm")
+    try:
+        model: nn.Module = torchvision.models.get_model(
+            spec.architecture, weights=None, num_classes=spec.classes, **_torchvision_options(spec)
+        )
+        model = _twice_differentiable(model)
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, spec.image_size_px, spec.image_size_px))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DsvError(
+            f"{spec.architecture} does not take images of {spec.image_size_px} px ({reason}); use another architecture"
+        ) from None
+    model.train()
     return model if spec.channels == 3 else _GreyAsColour(model)
+
+
+def _torchvision_options(spec: ModelSpec) -> dict[str, Any]:
+    """No second head, which would make the output of training a tuple; transformers are built for one size."""
+    if spec.architecture in {"googlenet", "inception_v3"}:
+        return {"aux_logits": False, "init_weights": True}
+    return {"image_size": spec.image_size_px} if spec.architecture.startswith("vit_") else {}
+
+
+class _Hardsigmoid(nn.Module):
+    """relu6(x + 3) / 6. DeepKKT needs second derivatives, which torch's own hardsigmoid lacks."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.relu6(features + 3) / 6
+
+
+def _twice_differentiable(model: nn.Module) -> nn.Module:
+    """The same function and parameters, of layers that can be differentiated twice."""
+    for name, child in model.named_children():
+        setattr(model, name, _Hardsigmoid() if isinstance(child, nn.Hardsigmoid) else _twice_differentiable(child))
+    return model

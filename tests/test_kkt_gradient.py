@@ -125,6 +125,21 @@ def test_terms_that_are_left_out(change):
     assert_same(*both(MODELS["resnet18"], labels, weights=dataclasses.replace(WEIGHTS, **change)))
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "densenet121", "convnext_tiny", "swin_t"])
+def test_classifiers_of_torchvision(name):
+    """In float32, in parts against all at once; untrained nets of this depth hardly pass a gradient on."""
+    model = build_model(ModelSpec(name, 3, 32, 3), seed=0).eval()
+    candidates = Candidates(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), torch.ones(2), 2)
+    found = []
+    for micro_batch in (1, 2):
+        compute = Compute(micro_batch=micro_batch)
+        engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["layer-cosine"], compute=compute)
+        weights = dataclasses.replace(WEIGHTS, total_variation=0.0, norm=0.0)
+        found.append(kkt_gradient(engine, candidates, [(1.0, lambda x, first: x * 1.0)], weights).images)
+    assert found[0].abs().sum() > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5 * float(found[1].abs().max()))
+
+
 def test_a_frozen_model_is_no_obstacle():
     model = build_model(ModelSpec("convnet", 3, 8, 3, 4), seed=0).requires_grad_(False)
     compute = Compute()

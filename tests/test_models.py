@@ -6,7 +6,7 @@ from dsv import KNOWN_TASKS, NORMS, DsvError, ModelSpec, Task, build_model
 COLOUR = KNOWN_TASKS["cifar10"]
 
 
-@pytest.mark.parametrize("architecture", ["convnet:8", "resnet18:8", "squeezenet1_1", "mobilenet_v3_small"])
+@pytest.mark.parametrize("architecture", ["convnet:8", "resnet18:8", "squeezenet1_1", "googlenet"])
 @pytest.mark.parametrize("data", ["cifar10", "mnist"])
 def test_images_to_logits(architecture, data):
     task = KNOWN_TASKS[data]
@@ -46,6 +46,8 @@ def test_the_seed_alone_decides_and_the_global_state_is_left():
         ("convnet:8:batch:x", "unknown pooling .x. of convnet"),
         ("resnet18:8:batch:max", "unknown pooling .max. of resnet18"),
         ("mobilenet_v3_small:32", "takes no width"),
+        ("vit_b_16:0:batch", "takes no width and no norm"),
+        ("maxvit_t", "maxvit_t does not take images of 32 px"),
     ],
 )
 def test_errors_name_the_thing(text, message):

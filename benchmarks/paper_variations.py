@@ -1,0 +1,52 @@
+"""One image per class, one option changed at a time: why our figures differ from the paper's; see ``paper.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.cifar import TASK
+from benchmarks.paper_cells import Bench, Cells
+from dsv import Start, synthesize
+
+VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("real", {"image_step": 0.01}),
+    ("real", {"image_step": 0.1}),
+    ("real", {"augmented_weight": 0.0}),
+    ("real", {"primal_weight": 1.0}),
+    ("real", {"distance": "layer-cosine"}),
+    ("noise", {"image_step": 0.1}),
+    ("noise", {"distance": "relative-l2"}),
+    ("noise", {"distance": "layer-cosine"}),
+    ("noise", {"distance": "layer-cosine", "image_step": 0.1}),
+    ("other", {"image_step": 0.1}),
+    ("other", {"distance": "layer-cosine", "image_step": 0.1}),
+    ("noise", {"iterations": 4}),
+    ("noise", {"distance": "layer-cosine", "image_step": 0.1, "iterations": 4}),
+)
+"""Where the images start from, and the options changed; iterations as a factor of the run's own."""
+
+
+def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Tensor]) -> None:
+    """Accuracy of students with hard and with the teacher's soft labels, for every variation whose start is there.
+
+    Args:
+        starts: (10, 3, 32, 32) uint8 images to start from, by the names in ``VARIATIONS``; noise needs none.
+    """
+    teacher = bench.teacher(seed)
+
+    def varied(start: str, changes: dict[str, Any]) -> dict[str, list[float]]:
+        config = bench.synthesis(1)
+        factor = changes.get("iterations", 1)
+        config = dataclasses.replace(config, **{**changes, "iterations": config.iterations * factor})
+        images = Start(start, starts[start]) if start in starts else None
+        found = synthesize(teacher.model, TASK, config, seed=seed, start=images, compute=bench.compute)
+        return {kind: bench.students(teacher, found.images, found.targets(kind)) for kind in ("hard", "soft")}
+
+    for start, changes in VARIATIONS:
+        if start == "noise" or start in starts:
+            told = ", ".join(f"{name} {'x ' if name == 'iterations' else ''}{value}" for name, value in changes.items())
+            cells.get(f"variation, from {start}, {told}/1/{seed}", partial(varied, start, changes))
