@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp
 from torch.nn import functional
 
@@ -117,6 +120,7 @@ class StationarityEngine:
 
     def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
         """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone."""
+        _load_forward_mode()
         with torch.no_grad(), self.compute.running():
             return self._slopes(direction, batch.inputs, batch.labels)
 
@@ -135,6 +139,7 @@ class StationarityEngine:
             (n, C, H, W) gradient in the inputs of sum_i lambda_i d/de L_i, plus ``primal_weight`` times that of the sum
             of the misclassified images' losses; (n,) d/de L_i; (n, K) logits. None of them carries a graph.
         """
+        _load_forward_mode()
         with torch.no_grad(), self.compute.running():
             weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
             return self._along(direction, batch, weight)
@@ -142,3 +147,12 @@ class StationarityEngine:
     def nowhere(self) -> dict[str, Tensor]:
         """The direction 0."""
         return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Let torch load its rules of forward mode, once: it warns of its own use of torch.jit meanwhile."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]

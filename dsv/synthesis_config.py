@@ -59,6 +59,8 @@ class SynthesisConfig:
             raise DsvError("image step and multiplier step must be positive")
         if not 1 <= self.coarse_stages <= 8:
             raise DsvError(f"coarse stages must be 1 to 8, got {self.coarse_stages}")
+        if self.iterations < self.coarse_stages:
+            raise DsvError(f"{self.coarse_stages} coarse stages need as many iterations, got {self.iterations}")
         negative = [
             f.name for f in dataclasses.fields(self) if f.name.endswith("_weight") and getattr(self, f.name) < 0
         ]

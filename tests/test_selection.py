@@ -44,8 +44,11 @@ def test_weight_decay_makes_equal_multipliers_stationary():
     """At the minimum of mean loss + decay / 2 |theta|^2 Eq. 5 holds exactly, with lambda_i = 1 / (N decay)."""
     images, labels = digits(3, 8)
     inputs, decay = from_uint8(images, PAIR, dtype=torch.float64), 0.01
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).double()
-    solver = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        model.parameters(), max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+    )
 
     def objective():
         solver.zero_grad()

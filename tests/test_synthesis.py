@@ -65,6 +65,7 @@ def test_given_images_are_the_start(teacher, task):
     [
         ({"images_per_class": 0}, "images per class must be at least 1"),
         ({"iterations": 0}, "iterations must be at least 1"),
+        ({"iterations": 2, "coarse_stages": 3}, "3 coarse stages need as many iterations, got 2"),
         ({"distance": "far"}, "unknown distance 'far'"),
         ({"image_step": 0.0}, "must be positive"),
     ],
