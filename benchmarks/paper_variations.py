@@ -25,7 +25,8 @@ VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("other", {"image_step": 0.1}),
     ("other", {"distance": "layer-cosine", "image_step": 0.1}),
     ("noise", {"iterations": 4}),
-    ("noise", {"distance": "layer-cosine", "image_step": 0.1, "iterations": 4}),
+    ("noise", {"distance": "layer-cosine", "coarse_stages": 3, "total_variation_weight": 0.1}),
+    ("noise", {"distance": "layer-cosine", "coarse_stages": 3, "total_variation_weight": 0.1, "iterations": 4}),
 )
 """Where the images start from, and the options changed; iterations as a factor of the run's own."""
 
