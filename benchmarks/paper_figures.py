@@ -14,7 +14,6 @@ from torch.nn import functional
 from benchmarks.cifar import TASK
 from benchmarks.paper_cells import Bench, Cells, save_set
 from client.data import open_split
-from deploy.inspect import contact_sheet
 from deploy.sheet import sheet
 from dsv import (
     KNOWN_TASKS,
@@ -61,7 +60,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
     def ablation(name: str, change: dict[str, Any]) -> dict[str, Any]:
         config = dataclasses.replace(bench.synthesis(1), **change)
         found = synthesize(teacher.model, TASK, config, seed=seed, compute=bench.compute)
-        write_picture(pictures / f"figure-5-{name}.png", contact_sheet(found))
+        write_picture(pictures / f"figure-5-{name}.png", sheet([found.images]))
         confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
         return {
             "confidence": round(float(confidence), 4),
@@ -100,7 +99,7 @@ def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Pa
         train(model, train_images, splits[0].labels[:10_000], task, training, seed=seed, device=bench.device)
         config = dataclasses.replace(bench.synthesis(1), stationary_parameters="classifier.*")
         found = synthesize(model, task, config, seed=seed, compute=bench.compute)
-        write_picture(pictures / "figure-4-last-layer.png", contact_sheet(found))
+        write_picture(pictures / "figure-4-last-layer.png", sheet([found.images]))
         confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
         reached = accuracy(model, colour(splits[1].load(range(2_000))), splits[1].labels[:2_000], task)
         return {"accuracy after transfer": round(reached, 4), "confidence": round(float(confidence), 4)}
