@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dsv.augmentation import Augmentation
 from dsv.errors import DsvError
+from dsv.parameters import start_training
 from dsv.pixels import from_uint8
 from dsv.task import Task
 
@@ -58,7 +59,7 @@ def train(
     device: torch.device | str = "cpu",
     on_step: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Train ``model`` in place and leave it in eval mode.
+    """Train ``model`` in place, those parameters that require a gradient, and leave it in eval mode.
 
     Args:
         model: (N, C, H, W) normalised float to (N, K) logits.
@@ -80,7 +81,7 @@ def train(
     augment = Augmentation(translate=config.translate, crop=config.crop, mirror=0.5 if task.mirror else 0.0)
     probabilities = functional.one_hot(targets, task.classes).float() if targets.ndim == 1 else targets.float()
     optimiser = _optimiser(model, config)
-    model.train()
+    start_training(model)
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.int64)
     for step in range(config.steps):

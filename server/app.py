@@ -10,16 +10,15 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from dsv import DsvError, build_model, checked_device
+from dsv import DsvError, checked_device
 from protos.checkpoint import Checkpoint, save_checkpoint
+from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import RunSettings
 from server.events import EventLog, Failed, FederationDone, IterationDone, Published, SynthesisDone
 from server.run_folder import ROUNDS_FOLDER, STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
-from server.strategy import GuardedFedAvg
+from server.strategy import GuardedFedAvg, Participation
 from server.synthesis_job import publish_releases
-
-ROUND_TIMEOUT_S = 3600.0
 
 app = ServerApp()
 
@@ -41,23 +40,37 @@ def main(grid: Grid, context: Context) -> None:
 
 def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog) -> Checkpoint:
     started = time.perf_counter()
-    checkpoint = Checkpoint(
-        build_model(settings.model_spec(), seed=settings.seed), settings.model_spec(), settings.task()
-    )
+    checkpoint = Checkpoint(starting_model(settings), settings.model_spec(), settings.task())
     (run_dir / ROUNDS_FOLDER).mkdir()
 
     def keep(round_number: int, arrays: ArrayRecord) -> None:
-        checkpoint.model.load_state_dict(arrays.to_torch_state_dict())
+        load_record(checkpoint.model, arrays)
         save_checkpoint(run_dir / ROUNDS_FOLDER / f"{round_number:04d}.safetensors", checkpoint)
 
-    initial = ArrayRecord(checkpoint.model.state_dict())
-    strategy = GuardedFedAvg(initial, rounds=settings.rounds, on_event=events.write, on_round=keep)
-    result = strategy.start(grid, initial, num_rounds=settings.rounds, timeout=ROUND_TIMEOUT_S)
+    initial = as_record(exchanged_tensors(checkpoint.model, settings.trainable))
+    strategy = GuardedFedAvg(
+        initial,
+        rounds=settings.rounds,
+        participation=_participation(settings),
+        upload_dtype=settings.upload_dtype,
+        on_event=events.write,
+        on_round=keep,
+    )
+    result = strategy.start(grid, initial, num_rounds=settings.rounds, timeout=settings.round_timeout_s)
     if len(result.arrays) == 0:
         raise DsvError("no client returned usable weights in any round; the log names each reason")
     save_checkpoint(run_dir / TEACHER_FILE, checkpoint)
     events.write(FederationDone(str(checkpoint.spec), time.perf_counter() - started))
     return checkpoint
+
+
+def _participation(settings: RunSettings) -> Participation:
+    return Participation(
+        fraction_train=settings.fraction_train,
+        min_train_nodes=settings.min_train_nodes,
+        min_available_nodes=settings.min_available_nodes,
+        evaluate=settings.validation_share > 0,
+    )
 
 
 def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: EventLog) -> None:
