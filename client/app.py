@@ -49,6 +49,7 @@ def _train(received: RecordDict, context: Context) -> RecordDict:
         round_number=round_number,
         client=int(context.node_config.get("partition-id", 0)),
         clients=int(context.node_config.get("num-partitions", 1)),
+        own_folder=str(context.node_config.get("data-root", "")),
     )
     reply = RecordDict(
         {

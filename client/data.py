@@ -62,6 +62,22 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
     return _torchvision(data, root, split)
 
 
+def open_device_folder(root: str, task: Task) -> ImageSplit:
+    """The ``train/`` of a device's own ImageFolder tree; a class that the device has never seen may be missing.
+
+    Raises:
+        DsvError: no folder, a folder that is no class, or no image at all.
+    """
+    folder = _existing_split(root, "train")
+    extra = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(task.class_names))
+    if extra:
+        raise DsvError(f"{folder} holds folders that are no class of this federation: {extra[:5]}; rename them")
+    found = [picture_paths(folder / name) if (folder / name).is_dir() else [] for name in task.class_names]
+    if not any(found):
+        raise DsvError(f"{folder} holds no image; put each class's images into train/<class>/")
+    return _of_files(found, task)
+
+
 def folder_classes(root: str) -> tuple[str, ...]:
     """Class names of an ImageFolder tree: the sorted folders of ``train/``.
 
@@ -154,16 +170,18 @@ def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
     if found != set(task.class_names):
         missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
         raise DsvError(f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(task.class_names):
-        files = picture_paths(folder / name)
+    found_paths = [picture_paths(folder / name) for name in task.class_names]
+    for name, files in zip(task.class_names, found_paths, strict=True):
         if not files:
             raise DsvError(f"class folder {folder / name} holds no image; add images or remove the class")
-        paths += files
-        labels += [label] * len(files)
+    return _of_files(found_paths, task)
+
+
+def _of_files(found: Sequence[Sequence[Path]], task: Task) -> ImageSplit:
+    """Images of files, listed per class in label order."""
+    paths = [path for files in found for path in files]
     return ImageSplit(
-        torch.tensor(labels),
+        torch.tensor([label for label, files in enumerate(found) for _ in files]),
         lambda indices: torch.stack([read_picture(paths[i], task) for i in indices]),
         lambda indices: sum(paths[i].stat().st_size for i in indices),
     )
