@@ -15,14 +15,14 @@ from typing import Any
 import tomli_w
 
 from deploy.addresses import Address
-from deploy.processes import app_folder, flower_environment, tool
+from deploy.processes import POLL_S, app_folder, flower_environment, tool
 from dsv import DsvError
 
 CONNECTION = "dsv"
 _COMMAND_TIMEOUT_S = 180.0
-_POLL_S = 2.0
-FINISHED = "finished:"
-COMPLETED = "finished:completed"
+_STATUS_EVERY_S = 10.0
+_FINISHED = "finished:"
+_COMPLETED = "finished:completed"
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,34 @@ class Control:
         """Stop a run."""
         self._flwr("stop", str(run), CONNECTION)
 
-    def await_end(self, run: int, *, on_poll: Callable[[], None]) -> str:
-        """Wait until a run has finished and return its status. ``on_poll`` is called every few seconds."""
-        while not (status := self.status(run)).startswith(FINISHED):
-            on_poll()
-            time.sleep(_POLL_S)
-        on_poll()
-        return status
+    def await_end(self, run: int, *, finished: Callable[[], bool]) -> None:
+        """Wait until a run has completed.
+
+        Args:
+            finished: called several times a second; True ends the waiting early, once the app has done all it does.
+
+        Raises:
+            DsvError: it ended otherwise; holds the last line of its log.
+        """
+        while not finished():
+            status = self.status(run)  # a process that takes seconds
+            if status == _COMPLETED:
+                return
+            if status.startswith(_FINISHED) and not finished():
+                raise DsvError(f"the run ended as {status!r}; its last words: {self._last_words(run)}")
+            deadline = time.monotonic() + _STATUS_EVERY_S
+            while time.monotonic() < deadline and not finished():
+                time.sleep(POLL_S)
+
+    def _last_words(self, run: int) -> str:
+        """The line of a run's log that tells most."""
+        command = [tool("flwr"), "log", str(run), CONNECTION, "--show"]
+        shown = subprocess.run(
+            command, env=flower_environment(self.home), capture_output=True, text=True, check=False, timeout=60
+        )
+        lines = [line.strip() for line in shown.stdout.splitlines() if line.strip()]
+        telling = [line for line in lines if "Error" in line]
+        return (telling or lines or ["it logged nothing"])[-1]
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         command = [tool("flwr"), *arguments, "--format", "json"]
@@ -92,7 +113,7 @@ class Control:
                 timeout=_COMMAND_TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
-            raise DsvError(f"the SuperLink at {self.address} did not answer within {_COMMAND_TIMEOUT_S:.0f} s") from None
+            raise DsvError(f"{self.address} did not answer within {_COMMAND_TIMEOUT_S:.0f} s; is it up?") from None
         answer = _json_in(done.stdout)
         if done.returncode != 0 or not answer.get("success", False):
             said = str(answer.get("error-message") or done.stderr.strip() or done.stdout.strip() or "nothing")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from deploy.addresses import Address
 from deploy.processes import flower_environment, tool
@@ -90,7 +90,7 @@ class SuperNode:
         ]
 
 
-def become(command: list[str], home: Path, environment: Mapping[str, str]) -> None:
+def become(command: list[str], home: Path) -> NoReturn:
     """Replace this process by ``command``, so that whoever supervises it, supervises Flower itself.
 
     Raises:
@@ -101,7 +101,7 @@ def become(command: list[str], home: Path, environment: Mapping[str, str]) -> No
         os.chdir(home.parent)
     except OSError as error:
         raise DsvError(f"cannot use the state folder {home.parent}: {error.strerror}; name another") from None
-    os.execve(command[0], command, {**flower_environment(home), **environment})
+    os.execve(command[0], command, flower_environment(home))
 
 
 def _existing(path: Path) -> Path:

@@ -36,7 +36,7 @@ class ServerGate:
 
     def configuration(self) -> str:
         """The http block's content."""
-        to_superlink = f"proxy_pass https://superlink; proxy_ssl_trusted_certificate {_quoted(self._file('authority'))};"
+        to_superlink = "proxy_pass https://superlink;"
         return f"""
   limit_conn_zone $binary_remote_addr zone=peers:10m;
   upstream superlink {{ server {self.superlink}; keepalive 32; }}
@@ -50,6 +50,7 @@ class ServerGate:
     {_TLS}
     limit_conn peers {_CONNECTIONS_PER_PEER};
     proxy_ssl_verify on;
+    proxy_ssl_trusted_certificate {_quoted(self._file("authority"))};
     proxy_ssl_name localhost;
     location /v1/fleet/ {{ {to_superlink} }}
     location = /health {{ {to_superlink} }}
@@ -111,9 +112,8 @@ def write_configuration(gate: ServerGate | OperatorGate, folder: Path) -> Path:
         DsvError: it cannot be written.
     """
     path = folder / "nginx.conf"
-    own = "".join(
-        f"  {name}_temp_path {_quoted(folder / name)};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    buffers = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    own = "".join(f"  {name}_temp_path {_quoted(folder / name)};\n" for name in buffers)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(f"""# Written by 'dsv deploy'; changes are lost.
@@ -143,21 +143,29 @@ http {{
     return path
 
 
-def nginx() -> str:
-    """Path of the nginx executable.
+def has_nginx() -> bool:
+    """Whether nginx is installed."""
+    return _find_nginx() is not None
 
-    Raises:
-        DsvError: there is none.
-    """
-    found = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+
+def _find_nginx() -> str | None:
+    return shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+
+
+def _nginx() -> str:
+    found = _find_nginx()
     if found is None:
         raise DsvError("nginx is not installed; install it with the system's package manager (Debian: nginx-light)")
     return found
 
 
 def nginx_command(configuration: Path) -> list[str]:
-    """nginx in the foreground with a configuration of ours, apart from the system's own."""
-    return [nginx(), "-e", "stderr", "-p", str(configuration.parent), "-c", str(configuration)]
+    """nginx in the foreground with a configuration of ours, apart from the system's own.
+
+    Raises:
+        DsvError: nginx is not installed.
+    """
+    return [_nginx(), "-e", "stderr", "-p", str(configuration.parent), "-c", str(configuration)]
 
 
 def _quoted(path: Path) -> str:
