@@ -162,6 +162,7 @@ cli.add_command(cli_study.edit)
 cli.add_command(cli_study.mix)
 cli.add_command(cli_deploy.certs)
 cli.add_command(cli_deploy.deploy)
+cli.add_command(cli_deploy.doctor)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

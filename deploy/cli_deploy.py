@@ -12,6 +12,7 @@ import click
 from deploy.addresses import Address
 from deploy.flower_nodes import GATE_PORT, OPERATOR_PORT, SUPERLINK_PORT, SUPERNODE_PORT
 from deploy.options import QUIET, options_of
+from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings
 
 _ADDRESS = Address.parse
@@ -193,3 +194,24 @@ def _await_interrupt() -> None:
         stop.wait()
     except KeyboardInterrupt:
         return
+
+
+@click.command()
+@click.option(
+    "--role", type=click.Choice(["device", "server"]), default="device", show_default=True, help="What this machine is."
+)
+@click.option("--certs", type=_PATH, help="The folder nodes/NAME or server/ that 'dsv certs' made.")
+@click.option("--server", type=_ADDRESS, help="Address of 'dsv deploy proxy'.")
+@click.option("--data", type=_PATH, help="A device's images, train/<class>/*.")
+@_STATE
+def doctor(role: str, certs: Path | None, server: Address | None, data: Path | None, state: Path) -> None:
+    """Look this device or server over and print what to fix; exits with 1 when something does not work."""
+    from deploy.doctor import Patient, Role, examine
+    from deploy.findings import Verdict
+
+    verdicts = []
+    for finding in examine(Patient(Role(role), certs, server, data, state)):
+        click.echo(str(finding))
+        verdicts.append(finding.verdict)
+    if Verdict.BAD in verdicts:
+        raise DsvError(f"{verdicts.count(Verdict.BAD)} of {len(verdicts)} findings need to be fixed")

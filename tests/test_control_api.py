@@ -16,6 +16,7 @@ from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRu
 from deploy.addresses import Address
 from deploy.certificates import make_certificates
 from deploy.control import Control, control
+from deploy.doctor_server import check_server
 from deploy.flower_nodes import SuperLink, SuperNode
 from deploy.processes import await_answer, flower_process, free_port
 from deploy.proxy import OperatorGate, ServerGate, has_nginx, nginx_command, write_configuration
@@ -167,6 +168,19 @@ def test_the_flwr_command_of_an_outsider_is_refused(server):
         pytest.raises(DsvError, match="403 Forbidden"),
     ):
         way.register(server.certs / "nodes" / "node1" / "node.pub")
+
+
+def verdicts(server: Server, address: Address, certificates: Path) -> dict[str, str]:
+    return {found.about: found.verdict.value for found in check_server(address, certificates)}
+
+
+def test_the_doctor_sees_that_the_door_is_closed_or_open(server):
+    device = server.certs / "nodes" / "node0"
+    closed = verdicts(server, server.gate, device)
+    assert closed == {"reachability": "ok", "clock": "ok", "control API": "ok"}
+    assert verdicts(server, server.superlink, device)["control API"] == "FAIL"
+    assert verdicts(server, server.gate, server.folder / "strangers" / "operator") == {"reachability": "FAIL"}
+    assert verdicts(server, Address("127.0.0.1", free_port()), device) == {"reachability": "FAIL"}
 
 
 @pytest.mark.slow
