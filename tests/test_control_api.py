@@ -195,3 +195,34 @@ def test_supernodes_with_a_registered_key_come_online_and_others_do_not(server, 
         while nodes(operator) != ["online"] and time.monotonic() < deadline:
             time.sleep(1)
         assert admitted.poll() is None and nodes(operator) == ["online"]
+
+
+FAKETIME = next((str(p) for p in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
+@pytest.mark.parametrize("skew", ["+1d", "-1d"])
+def test_a_supernode_whose_clock_is_a_day_off_stays_out_until_the_clock_is_set(server, operator, image_tree, skew):
+    name = "late" if skew == "-1d" else "early"
+    make_certificates(server.certs, hosts=(), nodes=(name,), days=1)
+    known = {node["node-id"] for node in operator.nodes()}
+    operator.register(server.certs / "nodes" / name / "node.pub")
+    node = SuperNode(server.certs / "nodes" / name, server.gate, image_tree, server.folder / name, free_port())
+    log = server.folder / f"{name}.log"
+
+    def status() -> str:
+        return next(entry["status"] for entry in operator.nodes() if entry["node-id"] not in known)
+
+    wrong = ["env", f"LD_PRELOAD={FAKETIME}", f"FAKETIME={skew}", "FAKETIME_DONT_FAKE_MONOTONIC=1", *node.command()]
+    with flower_process(wrong, node.home, log) as child:
+        deadline = time.monotonic() + 25
+        while time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.5)
+        print(skew, "exit code", child.poll(), log.read_text()[-400:])
+        assert status() == "registered"
+    with flower_process(node.command(), node.home, log) as child:
+        deadline = time.monotonic() + 60
+        while status() != "online" and time.monotonic() < deadline:
+            time.sleep(1)
+        assert child.poll() is None and status() == "online"
