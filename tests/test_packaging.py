@@ -47,7 +47,8 @@ def test_compose_keeps_the_schema_of_its_specification(name):
 def test_services_are_hardened_and_start_what_there_is(name):
     service = compose()["services"][name]
     assert service["user"] == "10001:10001" and service["read_only"] and service["cap_drop"] == ["ALL"]
-    assert service["restart"] == "on-failure" and service["mem_limit"] and service["pids_limit"]
+    assert service["restart"] == ("unless-stopped" if name == "supernode" else "on-failure")
+    assert service["mem_limit"] and service["pids_limit"]
     parses([re.sub(r"\$\{\w+:-(.*?)\}", r"\1", part) for part in service["command"]])
     published = [entry.split(":")[0] for entry in service.get("ports", [])]
     assert "9092" not in published  # the SuperLink's own port, which asks nobody who they are
@@ -74,7 +75,8 @@ def test_units_start_what_there_is(path):
     executable, *arguments = shlex.split(line.replace("$FEDDSV_SERVE_OPTIONS", ""))
     assert executable == INSTALLED
     parses(arguments)
-    for wanted in ("Restart=on-failure", "NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryMax=", "User=feddsv"):
+    assert re.search("^Restart=always$" if "supernode" in path.name else "^Restart=on-failure$", text, re.M)
+    for wanted in ("NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryMax=", "User=feddsv"):
         assert wanted in text
 
 
