@@ -144,6 +144,32 @@ def nodes(address: Address, authority: Path | None) -> None:
 @deploy.command()
 @_CONTROL
 @_AUTHORITY
+@click.argument("node", type=int)
+def unregister(address: Address, authority: Path | None, node: int) -> None:
+    """Shut a SuperNode out for good. NODE is its number in 'dsv deploy nodes'."""
+    from deploy.control import control
+
+    with control(address, authority) as way:
+        way.unregister(node)
+        click.echo(f"unregistered {node}")
+
+
+@deploy.command()
+@_CONTROL
+@_AUTHORITY
+@click.argument("run", type=int)
+def stop(address: Address, authority: Path | None, run: int) -> None:
+    """Stop a RUN. It can go on later: 'dsv deploy run' with the same --run-dir."""
+    from deploy.control import control
+
+    with control(address, authority) as way:
+        way.stop(run)
+        click.echo(f"stopped {run}")
+
+
+@deploy.command()
+@_CONTROL
+@_AUTHORITY
 @options_of(RunSettings, without=_SIMULATED)
 def run(address: Address, authority: Path | None, **values: Any) -> None:
     """Federate, synthesise and publish over the SuperNodes that are online, and wait for the end.
@@ -156,7 +182,7 @@ def run(address: Address, authority: Path | None, **values: Any) -> None:
     settings = RunSettings(**values, data=IMAGEFOLDER)
     with control(address, authority) as way:
         number = way.start(settings.to_run_config())
-        click.echo(f"run {number} started; to stop it: 'flwr stop {number}'")
+        click.echo(f"run {number} started; to stop it: 'dsv deploy stop {number}'")
         way.await_end(number, finished=lambda: False)
         click.echo(f"run {number} completed")
 

@@ -49,6 +49,10 @@ class Control:
             raise DsvError(f"{public_key} is missing; it is node.pub in a folder nodes/NAME of 'dsv certs'")
         self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)
 
+    def unregister(self, node: int) -> None:
+        """Shut a SuperNode out; its next sign of life is refused."""
+        self._flwr("supernode", "unregister", str(node), CONNECTION)
+
     def nodes(self) -> list[dict[str, Any]]:
         """SuperNodes as ``flwr supernode list`` tells them: ``node-id``, ``status`` (registered, online, offline)."""
         return list(self._flwr("supernode", "list", CONNECTION)["nodes"])

@@ -8,7 +8,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates curl nginx-light python3 python3-venv \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --create-home --home-dir /var/lib/feddsv feddsv
+    && useradd --system --uid 10001 --create-home --home-dir /var/lib/feddsv feddsv \
+    && install --directory --owner feddsv /var/lib/feddsv/releases
 
 WORKDIR /opt/feddsv
 COPY pyproject.toml README.md LICENSE ./
