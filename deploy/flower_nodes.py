@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from deploy.addresses import Address
+from deploy.pem import existing
 from deploy.processes import flower_environment, tool
 from dsv import DsvError
 
@@ -43,7 +44,7 @@ class SuperLink:
         files = {"ca-cert": "authority.crt", "cert": "server.crt", "key": "server.key"}
         command = [tool("flower-superlink"), "--host", _LOOPBACK, "--port", str(self.port), "--enable-supernode-auth"]
         for option, name in files.items():
-            command += [f"--ssl-{option}file", str(_existing(self.certificates / name))]
+            command += [f"--ssl-{option}file", str(existing(self.certificates / name))]
         return [*command, "--database", str(self.state.absolute() / "superlink.db"), "--isolation", "subprocess"]
 
 
@@ -83,8 +84,8 @@ class SuperNode:
             raise DsvError(f"Flower cannot take the path {root!r}; move it to one without quotes or backslashes")
         return [
             *(tool("flower-supernode"), "--superlink", str(self.server)),
-            *("--root-certificates", str(_existing(self.keys / "authority.crt"))),
-            *("--auth-supernode-private-key", str(_existing(self.keys / "node"))),
+            *("--root-certificates", str(existing(self.keys / "authority.crt"))),
+            *("--auth-supernode-private-key", str(existing(self.keys / "node"))),
             *("--host", _LOOPBACK, "--port", str(self.port)),
             *("--node-config", f"data-root={json.dumps(root, ensure_ascii=False)}"),
         ]
@@ -102,9 +103,3 @@ def become(command: list[str], home: Path) -> NoReturn:
     except OSError as error:
         raise DsvError(f"cannot use the state folder {home.parent}: {error.strerror}; name another") from None
     os.execve(command[0], command, flower_environment(home))
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise DsvError(f"{path} is missing; make it with 'dsv certs' and copy its folder here")
-    return path.absolute()

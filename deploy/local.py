@@ -37,6 +37,11 @@ class LocalOptions:
     device_data: tuple[Path, ...]
     nodes: int
 
+    def __post_init__(self) -> None:
+        devices = len(self.device_data) or self.nodes
+        if devices < 2:
+            raise DsvError(f"a federation needs at least 2 devices, got {devices}; give --device-data for each")
+
 
 @dataclass(frozen=True)
 class LocalDeployment:
@@ -116,8 +121,6 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
 def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[RunSettings, Sequence[Path]]:
     if not options.device_data:
         return digit_settings(settings), write_digit_folders(folder / "devices", options.nodes)
-    if len(options.device_data) < 2:
-        raise DsvError("a federation needs at least 2 devices; give --device-data for each")
     if settings.classes:
         return replace(settings, data=IMAGEFOLDER), options.device_data
     known = {name for root in options.device_data for name in folder_classes(str(root))}

@@ -30,6 +30,17 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise DsvError(f"{path} is no certificate in PEM; make one with 'dsv certs'") from None
 
 
+def existing(path: Path) -> Path:
+    """The absolute path of a file that ``dsv certs`` makes.
+
+    Raises:
+        DsvError: it is not there.
+    """
+    if not path.is_file():
+        raise DsvError(f"{path} is missing; make it with 'dsv certs' and copy its folder here")
+    return path.absolute()
+
+
 def host_names(path: Path) -> tuple[str, ...]:
     """DNS names and IP addresses that a certificate file is for."""
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.addresses import Address
+from deploy.pem import existing
 from dsv import DsvError
 
 _OBJECT_LIMIT = "64m"  # Flower sends arrays in objects of 5 MiB; an app's bundle has at most 10 MiB
@@ -42,15 +43,15 @@ class ServerGate:
   upstream superlink {{ server {self.superlink}; keepalive 32; }}
   server {{
     listen {self.listen} ssl;
-    ssl_certificate {_quoted(self._file("server"))};
-    ssl_certificate_key {_quoted(self.certificates / "server.key")};
-    ssl_client_certificate {_quoted(self._file("operators"))};
+    ssl_certificate {self._file("server.crt")};
+    ssl_certificate_key {self._file("server.key")};
+    ssl_client_certificate {self._file("operators.crt")};
     ssl_verify_client optional;
     ssl_verify_depth 1;
     {_TLS}
     limit_conn peers {_CONNECTIONS_PER_PEER};
     proxy_ssl_verify on;
-    proxy_ssl_trusted_certificate {_quoted(self._file("authority"))};
+    proxy_ssl_trusted_certificate {self._file("authority.crt")};
     proxy_ssl_name localhost;
     location /v1/fleet/ {{ {to_superlink} }}
     location = /health {{ {to_superlink} }}
@@ -61,8 +62,8 @@ class ServerGate:
     location / {{ return 404; }}
   }}"""
 
-    def _file(self, name: str) -> Path:
-        return self.certificates / f"{name}.crt"
+    def _file(self, name: str) -> str:
+        return _quoted(existing(self.certificates / name))
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class OperatorGate:
   upstream gate {{ server {self.server}; keepalive 4; }}
   server {{
     listen {self.listen};
-    proxy_ssl_certificate {_quoted(self.certificates / "operator.crt")};
-    proxy_ssl_certificate_key {_quoted(self.certificates / "operator.key")};
-    proxy_ssl_trusted_certificate {_quoted(self.certificates / "authority.crt")};
+    proxy_ssl_certificate {_quoted(existing(self.certificates / "operator.crt"))};
+    proxy_ssl_certificate_key {_quoted(existing(self.certificates / "operator.key"))};
+    proxy_ssl_trusted_certificate {_quoted(existing(self.certificates / "authority.crt"))};
     proxy_ssl_verify on;
     proxy_ssl_name {self._name()};
     proxy_ssl_server_name on;
@@ -109,7 +110,7 @@ def write_configuration(gate: ServerGate | OperatorGate, folder: Path) -> Path:
     """Write nginx.conf into ``folder``, which nginx also takes for its temporary files, and return its path.
 
     Raises:
-        DsvError: it cannot be written.
+        DsvError: it cannot be written, or a certificate is missing.
     """
     path = folder / "nginx.conf"
     buffers = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
