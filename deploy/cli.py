@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from deploy import cli_study, evidence
+from deploy import cli_deploy, cli_study, evidence
 from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -51,7 +51,7 @@ def demo(quiet: bool, out: Path) -> None:
 
 @cli.command()
 @preset_option
-@options_of(RunSettings, without=("run_dir",))
+@options_of(RunSettings, without=("run_dir", "store"))
 @options_of(HarnessSettings)
 @_OUT
 @QUIET
@@ -160,6 +160,9 @@ cli.add_command(evidence.characterise)
 cli.add_command(cli_study.interpolate)
 cli.add_command(cli_study.edit)
 cli.add_command(cli_study.mix)
+cli.add_command(cli_deploy.certs)
+cli.add_command(cli_deploy.deploy)
+cli.add_command(cli_deploy.doctor)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

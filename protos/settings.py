@@ -109,6 +109,7 @@ class RunSettings:
     compiled: bool = option(Compute.compiled, "use torch.compile for the synthesis; pays in runs of many minutes")
     seed: int = option(0, "seed of everything that is drawn")
     run_dir: str = option("", "folder for the run's files; empty makes a new one, runs/<UTC time>")
+    store: str = option("", "folder of the server that takes the releases; empty: releases/ in the run's folder")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
