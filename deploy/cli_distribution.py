@@ -34,7 +34,7 @@ _KEYS = click.option("--keys", required=True, type=_FILE, help="Folder of signin
 @click.option("--tokens", type=_FILE, help="Only devices with a token of this file are let in; 'dsv keys token'.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus metrics over HTTP on this port.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of the metrics.")
-@click.option("--timestamp-hours", default=24.0, show_default=True, help="How long devices believe the newest state.")
+@click.option("--timestamp-hours", default=72.0, show_default=True, help="How long devices believe the newest state.")
 @click.option("--peer-calls-per-s", default=200.0, show_default=True, help="Calls that one peer may make a second.")
 @click.option("--peer-calls-at-once", default=2000, show_default=True, help="Calls that one peer may have running.")
 @click.option("--active-downloads", default=64, show_default=True, help="Downloads that send at the same time.")

@@ -36,7 +36,8 @@ class Lifetimes:
     root: timedelta = timedelta(days=365)
     targets: timedelta = timedelta(days=90)
     snapshot: timedelta = timedelta(days=7)
-    timestamp: timedelta = timedelta(days=1)
+    timestamp: timedelta = timedelta(days=3)
+    """Half of it is more than a day, by which a device's clock may be wrong."""
 
     def of(self, role: str) -> timedelta:
         """Lifetime of ``role``."""

@@ -75,17 +75,30 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
             await self._turns.acquire()
         try:
             with self._store.open(request.digest) as opened:
-                await self._send(opened, request.offset_bytes, context)
-        except TimeoutError:
-            await _abort(context, grpc.StatusCode.ABORTED, "read too slowly; go on from the offset reached")
+                stalled = await self._send(opened, request.offset_bytes, context)
         finally:
             self._turns.release()
+        if stalled:
+            # gRPC can end a call only when its last message has left; until then it holds one chunk and no turn, and
+            # the age limit of connections ends it at the latest.
+            await stalled
+            await _abort(context, grpc.StatusCode.ABORTED, "read too slowly; go on from the offset reached")
 
-    async def _send(self, opened: BinaryIO, offset_bytes: int, context: Context) -> None:
+    async def _send(self, opened: BinaryIO, offset_bytes: int, context: Context) -> asyncio.Task[None] | None:
+        """Send the rest of a file; returns the write that the peer does not take, if it comes to that."""
         opened.seek(offset_bytes)
         while chunk := await asyncio.to_thread(opened.read, CHUNK_SIZE_BYTES):
-            await asyncio.wait_for(context.write(release_pb2.DownloadResponse(chunk=chunk)), self._stall_s)
+            write = asyncio.ensure_future(context.write(release_pb2.DownloadResponse(chunk=chunk)))
+            try:
+                await asyncio.wait((write,), timeout=self._stall_s)
+            except asyncio.CancelledError:
+                write.cancel()
+                raise
+            if not write.done():
+                return write
+            write.result()
             self._metrics.sent_bytes.inc(len(chunk))
+        return None
 
     async def _entry(self, digest: str, context: Context) -> Entry:
         if not DIGEST.fullmatch(digest):
