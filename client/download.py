@@ -122,6 +122,12 @@ def download(
             ) from None
 
 
+def _message_bytes(chunk: bytes) -> int:
+    """What a ``DownloadResponse`` takes; ByteSize() would encode it to find out."""
+    length_digits = -(-len(chunk).bit_length() // 7)
+    return _FRAME_BYTES + (1 + length_digits + len(chunk) if chunk else 0)
+
+
 class _Fetch:
     """One release on its way."""
 
@@ -151,10 +157,12 @@ class _Fetch:
             self._lock(opened)
             resumed = opened.tell() > 0
             content = self._fetched(opened)
-            if artefact.digest(content) != self._digest and resumed:
+            right = artefact.digest(content) == self._digest
+            if resumed and not right:
                 opened.truncate(0)  # the rest of an earlier try may have been damaged where it lay
                 content = self._fetched(opened)
-            done = self._verified(content, partial)
+                right = artefact.digest(content) == self._digest
+            done = self._verified(content, right, partial)
             os.fsync(opened.fileno())
             os.replace(partial, final)
         flush_folder(self._folder)
@@ -206,7 +214,7 @@ class _Fetch:
                 try:
                     for response in call:
                         guard.arrived(len(response.chunk))
-                        self._bytes_down += response.ByteSize() + _FRAME_BYTES
+                        self._bytes_down += _message_bytes(response.chunk)
                         self._keep(opened, response.chunk, call)
                 except grpc.RpcError:
                     if not guard.too_slow:
@@ -228,8 +236,8 @@ class _Fetch:
             )
         opened.write(chunk)
 
-    def _verified(self, content: bytes, partial: Path) -> Download:
-        if artefact.digest(content) != self._digest:
+    def _verified(self, content: bytes, right: bool, partial: Path) -> Download:
+        if not right:
             partial.unlink()
             raise DsvError(
                 f"what server {self._server.address} sent is not release {self._digest}: its digest differs; "

@@ -15,7 +15,7 @@ import client.download
 from client.download import download
 from client.slowness import Patience
 from dsv import DsvError
-from protos import artefact
+from protos import artefact, release_pb2
 from protos.transport import RELEASE_SUFFIX
 from server.distribution import run_server
 from server.store import DirectoryStore, MemoryStore
@@ -214,3 +214,9 @@ def test_a_release_that_is_not_what_it_should_be_is_not_kept(tmp_path):
     ):
         download(federation.device(address), artefact.digest(garbage), folder=tmp_path / "got")
     assert names(tmp_path / "got") == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 1 << 18])
+def test_bytes_are_counted_as_protobuf_encodes_them(size):
+    response = release_pb2.DownloadResponse(chunk=b"x" * size)
+    assert client.download._message_bytes(response.chunk) == response.ByteSize() + 5
