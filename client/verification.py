@@ -20,7 +20,6 @@ from tuf.api.exceptions import (
     ExpiredMetadataError,
     LengthOrHashMismatchError,
     RepositoryError,
-    StorageError,
     UnsignedMetadataError,
 )
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
@@ -71,13 +70,26 @@ def signed_releases(server: Server, trust: Trust) -> list[SignedRelease]:
             updater = Updater(str(folder), "metadata/", fetcher=_Fetcher(server), config=config, bootstrap=root)
             updater.refresh()
             # What the updater verified is what it keeps; it has no other way to list targets.
-            targets = Metadata[Targets].from_file(str(folder / "targets.json")).signed
+            content = (folder / "targets.json").read_bytes()
     except (RepositoryError, DownloadError) as error:
         raise _public_error(error, server.address, trust) from None
-    except (DeserializationError, StorageError) as error:
-        raise TrustError(f"server {server.address}: metadata cannot be read ({error})") from None
     except OSError as error:
         raise DsvError(f"cannot keep metadata in {folder}: {error.strerror}; free space, or choose --state") from None
+    return read_targets(content)
+
+
+def read_targets(content: bytes) -> list[SignedRelease]:
+    """The releases that a file of targets names, newest first; its signature was checked before.
+
+    Raises:
+        TrustError: it names something that is no release, or is no such file.
+    """
+    try:
+        targets = Metadata[Targets].from_bytes(content).signed
+    except DeserializationError:
+        targets = None
+    if not isinstance(targets, Targets):
+        raise TrustError("signed metadata is not a list of releases; update this software")
     found = [_release(path, target) for path, target in targets.targets.items()]
     return sorted(found, key=lambda release: release.sequence, reverse=True)
 

@@ -225,7 +225,7 @@ class TestLimits:
     def test_a_device_that_does_not_read_gives_its_turn_up(self, tmp_path, support_set, monkeypatch):
         """One that reads gets its release although another one, which does not, came first."""
         monkeypatch.setattr("server.release_service._MIN_STALL_S", 0.3)
-        big, small = _big_release(support_set), release_bytes(support_set)
+        big, small = big_release(support_set), release_bytes(support_set)
         store = DirectoryStore(tmp_path)
         store.publish(big)
         store.publish(small)
@@ -237,7 +237,7 @@ class TestLimits:
             assert refusal(lambda: list(stalled)) is grpc.StatusCode.ABORTED
 
 
-def _big_release(support_set):
+def big_release(support_set):
     """16 MB: more than flow control lets a server send unread."""
     import dataclasses
 
@@ -313,7 +313,7 @@ def test_a_watcher_that_is_refused_for_good_ends(store, tmp_path):
 
 
 def test_stopping_lets_downloads_finish_and_takes_no_new_calls(tmp_path, support_set):
-    store, content = DirectoryStore(tmp_path), _big_release(support_set)
+    store, content = DirectoryStore(tmp_path), big_release(support_set)
     digest = store.publish(content)
     stopped = threading.Event()
     server = run_server(store)
