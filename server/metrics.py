@@ -48,6 +48,7 @@ class Metrics:
                 f"cannot serve metrics on {address[0]}:{address[1]}: {error.strerror}; choose another --metrics-port"
             ) from None
         try:
+            log_event(logging.INFO, "metrics", url=f"http://{address[0]}:{server.server_port}/metrics")
             yield server.server_port
         finally:
             server.shutdown()

@@ -281,6 +281,8 @@ class Publication:
             raise DsvError(f"cannot make {self.folder}: {error.strerror}; choose another store") from None
 
     def _locked(self) -> AbstractContextManager[None]:
+        if not self.folder.is_dir():
+            self.root()  # says what is missing
         return locked(self.folder / ".lock")
 
 

@@ -6,10 +6,17 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
+import pytest
+import torch
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from client.server_link import Server, Trust
 from protos import artefact, release_pb2, release_pb2_grpc
@@ -90,3 +97,67 @@ def impostor(chunks, compression=None):
         yield f"127.0.0.1:{port}", servicer
     finally:
         server.stop(0).wait()
+
+
+class Authority:
+    """A certificate authority of a test."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.key, self.name = ec.generate_private_key(ec.SECP256R1()), folder.name
+        self.certificate = self._signed(self.name, self.key.public_key(), x509.BasicConstraints(True, None))
+        self.ca = self._write("ca.pem", self.certificate.public_bytes(Encoding.PEM))
+
+    def pair(self, name):
+        """Files (certificate, key) of a server or device."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+        certificate = self._signed(name, key.public_key(), names)
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return (
+            self._write(f"{name}.pem", certificate.public_bytes(Encoding.PEM)),
+            self._write(f"{name}.key", private),
+        )
+
+    def _signed(self, name, public, extension):
+        def named(text):
+            return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder(named(self.name), named(name), public, x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        return builder.add_extension(extension, critical=False).sign(self.key, SHA256())
+
+    def _write(self, name, content):
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+
+def refusal(call):
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code()
+
+
+def plain(address):
+    return grpc.insecure_channel(address)
+
+
+def stub_of(channel):
+    return release_pb2_grpc.ReleaseServiceStub(channel)
+
+
+def big_release(support_set):
+    """16 MB: more than flow control lets a server send unread."""
+    count = 16_000_000 // 64
+    return artefact.encode(
+        dataclasses.replace(
+            support_set,
+            images=torch.zeros(count, 1, 8, 8, dtype=torch.uint8),
+            labels=torch.zeros(count, dtype=torch.int64),
+            soft_labels=torch.zeros(count, 10),
+            multipliers=torch.zeros(count),
+        )
+    )
