@@ -46,7 +46,7 @@ def release(content, tmp_path) -> Path:
 
 def test_help_names_every_command_and_every_option_has_a_description():
     top = dsv("--help").output
-    for name in ("demo", "simulate", "synthesize", "serve", "bootstrap", "inspect", "export"):
+    for name in ("demo", "simulate", "synthesize", "serve", "bootstrap", "watch", "inspect", "export"):
         assert name in top
         assert dsv(name, "--help").exit_code == 0
         for parameter in cli.commands[name].params:
