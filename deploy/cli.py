@@ -28,6 +28,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except DsvError as error:
             raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:
+            remedy = "install feddsv with its extra 'server' or, to simulate, 'simulation'"
+            raise click.ClickException(f"this command needs {error.name}, which is not installed; {remedy}") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -66,9 +66,10 @@ def _check_versions(role: Role) -> Iterator[Finding]:
 
     from packaging.requirements import Requirement
 
+    extra = "server" if role is Role.SERVER else "client"
     for text in requires("feddsv") or ():
         requirement = Requirement(text)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
         try:
             found = version(requirement.name)

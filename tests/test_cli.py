@@ -203,3 +203,10 @@ def test_the_installed_command_prints_no_traceback_and_ends_on_a_signal(tmp_path
         assert served.wait(timeout=20) == 0
     finally:
         served.kill()
+
+
+def test_a_part_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "server.distribution", None)
+    result = CliRunner().invoke(cli, ["serve", "--store", str(tmp_path), "--port", "0"])
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "this command needs server.distribution" in result.output and "extra 'server'" in result.output

@@ -20,7 +20,7 @@ COPY deploy deploy
 # torch without CUDA: a tenth of the size.
 RUN python3 -m venv .venv \
     && .venv/bin/python -m pip install --no-cache-dir "uv==0.12.20" \
-    && .venv/bin/uv pip install --no-cache --torch-backend cpu --python .venv/bin/python --editable .
+    && .venv/bin/uv pip install --no-cache --torch-backend cpu --python .venv/bin/python --editable ".[client]"
 
 ENV PATH="/opt/feddsv/.venv/bin:${PATH}" PYTHONUNBUFFERED=1 OMP_NUM_THREADS=2
 USER 10001:10001

@@ -20,7 +20,7 @@ COPY server server
 COPY deploy deploy
 RUN python3 -m venv .venv \
     && .venv/bin/python -m pip install --no-cache-dir "uv==0.12.20" \
-    && .venv/bin/uv pip install --no-cache --python .venv/bin/python --editable .
+    && .venv/bin/uv pip install --no-cache --python .venv/bin/python --editable ".[server]"
 
 ENV PATH="/opt/feddsv/.venv/bin:${PATH}" PYTHONUNBUFFERED=1
 USER 10001:10001
