@@ -26,7 +26,8 @@ from client.server_link import Server, Trust
 from client.verification import read_targets, signed_releases
 from dsv import KNOWN_TASKS, DsvError, Provenance, SupportSet
 from protos import artefact, release_pb2
-from server.publication import Publication, SignedRelease
+from server.publication import Publication
+from server.signed_releases import SignedRelease
 from server.signing_keys import SigningKeys
 
 _JSON: st.SearchStrategy[Any] = st.recursive(

@@ -76,8 +76,8 @@ def _serve_options(
     drain_s: float,
     insecure: bool,
 ) -> Any:
-    from server.publication import Lifetimes
     from server.serve_options import Limits, ServeOptions, TlsFiles, Tokens
+    from server.signed_releases import Lifetimes
 
     if (certificate is None) != (key is None) or (client_ca and not certificate):
         raise DsvError("TLS needs both --certificate and --key; --client-ca comes on top of them")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dsv import DsvError, SupportSet
 from protos import artefact, release_pb2
-from server.publication import SignedRelease
+from server.signed_releases import SignedRelease
 from server.store import ReleaseStore, StoredRelease, UnknownReleaseError
 
 

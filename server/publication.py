@@ -12,49 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError, StorageError, UnsignedMetadataError
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from dsv import DsvError
 from protos.files import locked, write_atomically
-from protos.transport import METADATA_NAME, RELEASE_SUFFIX
+from protos.transport import METADATA_NAME
+from server.signed_releases import Lifetimes, SignedRelease, described, named_targets
 from server.signing_keys import ROLES, SigningKeys
 
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
-
-
-@dataclass(frozen=True)
-class Lifetimes:
-    """How long each role's metadata is believed. What expires is signed anew once half of it has passed."""
-
-    root: timedelta = timedelta(days=365)
-    targets: timedelta = timedelta(days=90)
-    snapshot: timedelta = timedelta(days=7)
-    timestamp: timedelta = timedelta(days=3)
-    """Half of it is more than a day, by which a device's clock may be wrong."""
-
-    def of(self, role: str) -> timedelta:
-        """Lifetime of ``role``."""
-        return {"root": self.root, "targets": self.targets, "snapshot": self.snapshot, "timestamp": self.timestamp}[
-            role
-        ]
-
-
-@dataclass(frozen=True)
-class SignedRelease:
-    """What the metadata says of a release, beside its digest and size."""
-
-    digest: str
-    size_bytes: int
-    images: int
-    classes: int
-    teacher_architecture: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +73,7 @@ class Publication:
             targets = self._at(root, snapshot.meta["targets.json"].version if snapshot else None, Targets)
             versions = {"targets": 0, "snapshot": 0, "timestamp": 0}
             versions.update(self._highest_versions())
-            wanted = self._named(releases, targets)
+            wanted = named_targets(releases, targets)
             if targets is None or wanted != targets.targets or self._ages(root, targets):
                 targets = Targets(versions["targets"] + 1, expires=self._expiry("targets"), targets=wanted)
                 snapshot = None
@@ -165,7 +138,7 @@ class Publication:
             return []
         targets = self._load(self.folder / f"{versions['targets']}.targets.json", Targets).targets
         ordered = sorted(targets.values(), key=lambda entry: int(entry.custom["sequence"]))
-        return [_described(entry) for entry in ordered]
+        return [described(entry) for entry in ordered]
 
     def expiries(self) -> dict[str, datetime]:
         """When each role's metadata ends; a role without valid metadata is left out."""
@@ -182,24 +155,6 @@ class Publication:
         """The roles whose keys are at hand."""
         root = self.root()
         return {role for role in ROLES if self._find_signer(root, role)}
-
-    def _named(self, releases: Sequence[SignedRelease], targets: Targets | None) -> dict[str, TargetFile]:
-        before = targets.targets if targets else {}
-        sequence = max((int(entry.custom["sequence"]) for entry in before.values()), default=0)
-        named = {}
-        for release in releases:
-            path = release.digest + RELEASE_SUFFIX
-            if path not in before:
-                sequence += 1
-            number = int(before[path].custom["sequence"]) if path in before else sequence
-            custom = {
-                "classes": release.classes,
-                "images": release.images,
-                "sequence": number,
-                "teacher_architecture": release.teacher_architecture,
-            }
-            named[path] = TargetFile(release.size_bytes, {"sha256": release.digest}, path, {"custom": custom})
-        return named
 
     def _sign(self, root: Root, signed: S) -> None:
         role = signed.type
@@ -288,11 +243,3 @@ class Publication:
 
 def _is_metadata(path: Path) -> bool:
     return METADATA_NAME.fullmatch(path.name) is not None
-
-
-def _described(entry: TargetFile) -> SignedRelease:
-    custom = entry.custom
-    digest = entry.path.removesuffix(RELEASE_SUFFIX)
-    return SignedRelease(
-        digest, entry.length, int(custom["images"]), int(custom["classes"]), str(custom["teacher_architecture"])
-    )

@@ -14,7 +14,7 @@ import grpc
 from dsv import DsvError
 from protos import artefact
 from protos.files import write_atomically
-from server.publication import Lifetimes
+from server.signed_releases import Lifetimes
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from client.verification import TrustError, signed_releases, state_folder
 from dsv import DsvError
 from protos.transport import MAX_MESSAGE_BYTES
 from server.distribution import run_server
-from server.publication import Lifetimes
 from server.serve_options import ServeOptions
+from server.signed_releases import Lifetimes
 from server.signing_keys import SigningKeys
 
 
