@@ -207,7 +207,9 @@ def local(device_data: tuple[Path, ...], nodes: int, stay: bool, out: Path, quie
         local_deployment(settings, LocalOptions(out, device_data, nodes), shown) as deployment,
     ):
         deployment.run(shown)
-        shown.say(f"releases: {deployment.settings.store}, served on {deployment.distribution}")
+        shown.say(f"releases: {deployment.settings.store}")
+        trusted = f"--ca {deployment.authority} --trust {deployment.root}"
+        shown.say(f"newcomers: dsv bootstrap --server {deployment.distribution} {trusted}")
         if stay:
             shown.say("everything stays up; interrupt to end it")
             _await_interrupt()

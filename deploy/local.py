@@ -5,6 +5,7 @@ The processes are the very commands that the containers and the systemd units st
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -54,7 +55,8 @@ class LocalDeployment:
         supernodes: the processes, in the order of their data.
         superlink: its process.
         settings: of the run, with data, classes and folders filled in.
-        distribution: address of the distribution service.
+        distribution: address of the distribution service, which speaks TLS.
+        root: root.json of the store, which newcomers are handed.
     """
 
     folder: Path
@@ -64,6 +66,12 @@ class LocalDeployment:
     supernodes: tuple[subprocess.Popen[bytes], ...]
     settings: RunSettings
     distribution: Address
+    root: Path
+
+    @property
+    def authority(self) -> Path:
+        """CA certificate of the server."""
+        return self.folder / "certs" / SERVER / "authority.crt"
 
     def run(self, display: Display) -> None:
         """Rounds, synthesis, publication.
@@ -113,9 +121,9 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
         for name in names:
             way.register(folder / "certs" / NODES / name / "node.pub")
         supernodes = tuple(start.supernode(name, root, server) for name, root in zip(names, data, strict=True))
-        distribution = start.distribution()
+        distribution, root = start.distribution()
         display.say(f"{len(names)} SuperNodes with keys of their own; newcomers: {distribution}")
-        yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution)
+        yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution, root)
 
 
 def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[RunSettings, Sequence[Path]]:
@@ -161,12 +169,19 @@ class _Starter:
         options = (*keys, "--data", str(data), "--server", str(server), "--port", str(free_port()))
         return self._dsv("supernode", *options, name=name)
 
-    def distribution(self) -> Address:
-        """The distribution service."""
-        address = Address(_HOST, free_port())
-        command = [tool("dsv"), "serve", "--store", str(self.folder / STORE_FOLDER), "--port", str(address.port)]
+    def distribution(self) -> tuple[Address, Path]:
+        """The distribution service, with TLS and signed releases: its address and the root.json of its newcomers."""
+        address, own = Address(_HOST, free_port()), self.folder / "certs" / SERVER
+        store = ("--store", str(self.folder / STORE_FOLDER), "--keys", str(self.folder / "signing"))
+        made = subprocess.run([tool("dsv"), "keys", "init", *store], capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise DsvError(f"cannot sign the store: {made.stderr.strip()}")
+        tls = ("--certificate", str(own / "server.crt"), "--key", str(own / "server.key"))
+        command = [tool("dsv"), "serve", *store, *tls, "--port", str(address.port)]
         self.stack.enter_context(flower_process(command, self.folder / "serve", self.folder / "serve.log"))
-        return address
+        root = self.folder / "root.json"
+        shutil.copyfile(made.stdout.splitlines()[0].rpartition(": ")[2], root)
+        return address, root
 
     def _dsv(self, part: str, *options: str, name: str = "") -> subprocess.Popen[bytes]:
         state = self.folder / (name or part)

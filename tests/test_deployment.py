@@ -113,13 +113,25 @@ def published(events: list[Event]) -> list[Published]:
     return [e for e in events if isinstance(e, Published)]
 
 
-def test_one_federation_a_publication_and_a_newcomer(federation):
+def test_one_federation_a_publication_and_a_newcomer_over_tls(federation, tmp_path):
     federation.local.run(Silent())
     events = federation.events(federation.local.settings)
     assert [r for r, averaged in rounds_of(events) if averaged >= 2] == [1, 2, 3]
     [release] = published(events)
     command = [str(Path(sys.executable).parent / "dsv"), "bootstrap", "--server", str(federation.local.distribution)]
-    command += ["--architecture", "resnet18:8", "--newcomer-steps", "3", "--data", "digits", "--quiet"]
+    trusted = ["--ca", str(federation.local.authority), "--trust", str(federation.local.root)]
+    command += [
+        *trusted,
+        "--state",
+        str(tmp_path),
+        "--architecture",
+        "resnet18:8",
+        "--newcomer-steps",
+        "3",
+        "--data",
+        "digits",
+        "--quiet",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert release.digest in done.stdout and "test accuracy on digits" in done.stdout

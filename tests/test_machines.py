@@ -58,9 +58,10 @@ def test_a_federation_over_a_bad_link(machines, tmp_path):
             stack.enter_context(flower_process([*machines.on(machine), DSV, *command], home, tmp_path / f"{name}.log"))
 
         own = ("--certs", str(certs / "server"))
+        tls = ("--certificate", str(certs / "server" / "server.crt"), "--key", str(certs / "server" / "server.key"))
         start("server", "superlink", "deploy", "superlink", *own, "--state", str(tmp_path / "superlink"))
         start("server", "proxy", "deploy", "proxy", *own, "--state", str(tmp_path / "proxy"))
-        start("server", "serve", "serve", "--store", str(releases), "--host", machines.addresses["server"])
+        start("server", "serve", "serve", "--store", str(releases), "--host", machines.addresses["server"], *tls)
         for number in range(2):
             keys = str(certs / "nodes" / f"node{number}")
             checked = ("doctor", "--certs", keys, "--server", server, "--data", str(data[number]))
@@ -82,7 +83,10 @@ def test_a_federation_over_a_bad_link(machines, tmp_path):
         )
         print(run, f"{time.monotonic() - began:.0f} s")
         assert "completed" in run
+        trusted = ("--ca", str(certs / "nodes" / "node0" / "authority.crt"))
         where = f"{machines.addresses['server']}:50061"
-        got = machines.run("newcomer", DSV, "bootstrap", "--server", where, "--newcomer-steps", "3", "--quiet")
+        got = machines.run(
+            "newcomer", DSV, "bootstrap", "--server", where, "--newcomer-steps", "3", "--quiet", *trusted
+        )
         print(got)
         assert "downloaded" in got
