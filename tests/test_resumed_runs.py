@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_federation import InProcessGrid, a_flower_task, content, initial  # noqa: F401 (a fixture)
+from in_process import InProcessGrid
+from test_federation import content, initial
 
 from deploy.addresses import Address
 from deploy.certificates import make_certificates
@@ -17,6 +18,8 @@ from protos.checkpoint import Checkpoint
 from protos.settings import RunSettings
 from server.events import RoundDone
 from server.resume import ResumedFedAvg, claim_run_dir, finished_teacher, round_path, rounds_done, save_whole
+
+pytestmark = pytest.mark.usefixtures("a_flower_task")
 
 SETTINGS = RunSettings(architecture="convnet:8", rounds=5)
 
