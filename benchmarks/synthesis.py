@@ -29,9 +29,9 @@ from dsv import (
     ModelSpec,
     StationarityEngine,
     build_model,
+    chosen_parameters,
     deepkkt_loss,
     kkt_gradient,
-    stationary_parameters,
 )
 
 CASES = {"small": ("convnet", 128, 32, 10, (10, 50, 100, 500)), "large": ("resnet50", 0, 224, 1000, (8,))}
@@ -68,7 +68,7 @@ def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
     images = torch.randn(count, 3, side, side, generator=generator).to(compute.device)
     multipliers = torch.rand(count, generator=generator).to(compute.device)
     labels = (torch.arange(count) % classes).to(compute.device)
-    parameters, distance = stationary_parameters(model), DISTANCES["layer-cosine"]
+    parameters, distance = chosen_parameters(model), DISTANCES["layer-cosine"]
     engine = StationarityEngine(model, parameters, distance, compute=compute)
     candidates = Candidates(images, labels, multipliers, count)
 

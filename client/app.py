@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from dsv import DsvError
 from protos import allowlist
-from protos.settings import RunSettings
 
 _log = logging.getLogger("dsv.client")
 
@@ -18,43 +18,63 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One round on this device. An error's text stays here: it may name private files."""
+    """One round on this device."""
+    return _reply(message, context, _train, "training")
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """The round's model on the images that this device keeps from training."""
+    return _reply(message, context, _evaluate, "evaluation")
+
+
+def _reply(
+    message: Message, context: Context, answer: Callable[[RecordDict, Context], RecordDict], doing: str
+) -> Message:
+    """An error's text stays here: it may name private files."""
     try:
-        content = _train(message.content, context)
+        content = answer(message.content, context)
     except Exception:
-        _log.exception("training on this device failed")
-        raise RuntimeError("training failed on the device; its own log says why") from None
+        _log.exception("%s on this device failed", doing)
+        raise RuntimeError(f"{doing} failed on the device; its own log says why") from None
     return Message(content, reply_to=message)
 
 
 def _train(received: RecordDict, context: Context) -> RecordDict:
     # Imported here so that a device pays for torch only when it trains.
-    import torch
-
+    from client.device import Device
     from client.local import train_locally
-    from dsv import build_model
+    from protos.exchange import as_record, exchanged_tensors, reply_layout
 
-    settings = RunSettings.from_run_config(context.run_config)
-    model = build_model(settings.model_spec(), seed=settings.seed)
-    layout = allowlist.layout_of(ArrayRecord(model.state_dict()))
-    allowlist.check_instruction(received, layout)
-    model.load_state_dict(received.array_records[allowlist.ARRAYS].to_torch_state_dict())
-    round_number = received.config_records[allowlist.CONFIG][allowlist.ROUND]
-    if not isinstance(round_number, int):
-        raise DsvError(f"{allowlist.ROUND} must be a whole number")
-    device = torch.device(settings.device)
-    examples, loss = train_locally(
-        model.to(device),
-        settings,
-        round_number=round_number,
-        client=int(context.node_config.get("partition-id", 0)),
-        clients=int(context.node_config.get("num-partitions", 1)),
-    )
+    device = Device.of(context)
+    settings = device.settings
+    model, layout = device.receive(received)
+    examples, loss = train_locally(model, device, round_number=_round(received))
     reply = RecordDict(
         {
-            allowlist.ARRAYS: ArrayRecord({name: t.cpu() for name, t in model.state_dict().items()}),
+            allowlist.ARRAYS: as_record(exchanged_tensors(model, settings.trainable), settings.upload_dtype),
             allowlist.METRICS: MetricRecord({allowlist.EXAMPLES: examples, allowlist.LOSS: loss}),
         }
     )
-    allowlist.check_reply(reply, layout)
+    allowlist.check_reply(reply, reply_layout(layout, settings.upload_dtype))
     return reply
+
+
+def _evaluate(received: RecordDict, context: Context) -> RecordDict:
+    from client.device import Device
+    from client.local import evaluate_locally
+
+    device = Device.of(context)
+    model, _ = device.receive(received)
+    examples, accuracy = evaluate_locally(model, device)
+    metrics = MetricRecord({allowlist.EXAMPLES: examples, allowlist.ACCURACY: accuracy})
+    reply = RecordDict({allowlist.METRICS: metrics})
+    allowlist.check_evaluation(reply)
+    return reply
+
+
+def _round(received: RecordDict) -> int:
+    number = received.config_records[allowlist.CONFIG][allowlist.ROUND]
+    if not isinstance(number, int):
+        raise DsvError(f"{allowlist.ROUND} must be a whole number")
+    return number

@@ -62,6 +62,30 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
     return _torchvision(data, root, split)
 
 
+def device_images(root: str, task: Task) -> ImageSplit:
+    """A device's own images: the ImageFolder tree ``root``, or the ``train`` folder in it where there is one.
+
+    Not every class needs a folder: devices see different things. Opens no ``test`` folder.
+
+    Raises:
+        DsvError: no such folder, a folder that is not one of the task's classes, or no image at all.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DsvError(f"data-root {root} of this device does not exist; name the folder of its images")
+    folder = folder / "train" if (folder / "train").is_dir() else folder
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if strange := sorted(set(found) - set(task.class_names)):
+        raise DsvError(
+            f"{folder / strange[0]} is not one of the federation's classes ({', '.join(task.class_names)[:200]}); "
+            "rename or remove it"
+        )
+    named = [(label, picture_paths(folder / name)) for label, name in enumerate(task.class_names) if name in found]
+    if not any(files for _, files in named):
+        raise DsvError(f"{folder} holds no image; put images into {folder}/<class>/")
+    return _of_files([(label, path) for label, files in named for path in files], task)
+
+
 def folder_classes(root: str) -> tuple[str, ...]:
     """Class names of an ImageFolder tree: the sorted folders of ``train/``.
 
@@ -154,18 +178,24 @@ def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
     if found != set(task.class_names):
         missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
         raise DsvError(f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}")
-    paths: list[Path] = []
-    labels: list[int] = []
+    labelled: list[tuple[int, Path]] = []
     for label, name in enumerate(task.class_names):
         files = picture_paths(folder / name)
         if not files:
             raise DsvError(f"class folder {folder / name} holds no image; add images or remove the class")
-        paths += files
-        labels += [label] * len(files)
+        labelled += [(label, path) for path in files]
+    return _of_files(labelled, task)
+
+
+def _of_files(labelled: list[tuple[int, Path]], task: Task) -> ImageSplit:
+    def load(indices: Sequence[int]) -> Tensor:
+        chosen = [read_picture(labelled[i][1], task) for i in indices]
+        return torch.stack(chosen) if chosen else torch.empty(0, *task.image_shape, dtype=torch.uint8)
+
     return ImageSplit(
-        torch.tensor(labels),
-        lambda indices: torch.stack([read_picture(paths[i], task) for i in indices]),
-        lambda indices: sum(paths[i].stat().st_size for i in indices),
+        torch.tensor([label for label, _ in labelled]),
+        load,
+        lambda indices: sum(labelled[i][1].stat().st_size for i in indices),
     )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
-from deploy import cli_study, evidence
+from deploy import cli_deploy, cli_distribution, cli_study, evidence
 from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -29,6 +28,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except DsvError as error:
             raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:
+            remedy = "install feddsv with its extra 'server' or, to simulate, 'simulation'"
+            raise click.ClickException(f"this command needs {error.name}, which is not installed; {remedy}") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -51,7 +53,7 @@ def demo(quiet: bool, out: Path) -> None:
 
 @cli.command()
 @preset_option
-@options_of(RunSettings, without=("run_dir",))
+@options_of(RunSettings, without=("run_dir", "store"))
 @options_of(HarnessSettings)
 @_OUT
 @QUIET
@@ -95,48 +97,6 @@ def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
 
 
 @cli.command()
-@click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder of releases.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=50061, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
-def serve(store: Path, host: str, port: int) -> None:
-    """Serve a store's releases over gRPC until interrupted."""
-    from server.distribution import run_server
-    from server.store import DirectoryStore
-
-    if not store.is_dir():
-        raise DsvError(f"store {store} does not exist; name a folder of releases, such as runs/latest/releases")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    with run_server(DirectoryStore(store), host=host, port=port) as address:
-        click.echo(f"serving {store} on {address}; interrupt to stop")
-        try:
-            stop.wait()
-        except KeyboardInterrupt:
-            click.echo("stopping")
-
-
-@cli.command()
-@click.option("--server", required=True, help="Address host:port of a distribution service.")
-@click.option("--release", default="", help="Digest of the release, or its first digits; the newest when left out.")
-@click.option(
-    "--architecture", default="convnet:64", show_default=True, help="Model to train, name[:width[:norm[:pooling]]]."
-)
-@click.option("--labels", default="soft", type=click.Choice(["hard", "soft"]), show_default=True, help="Targets.")
-@options_of(HarnessSettings, only=("newcomer_steps",))
-@options_of(RunSettings, only=("device", "seed"))
-@click.option("--save-release", type=click.Path(path_type=Path), help="Keep the release's file.")
-@click.option("--save-model", type=click.Path(path_type=Path), help="Keep the trained model.")
-@click.option("--data", default="", help="Data set of one's own to test on: a name as in 'dsv simulate'.")
-@click.option("--data-root", default="", help="Its folder.")
-@QUIET
-def bootstrap(**values: Any) -> None:
-    """Download a release and train a model of any architecture from it."""
-    from deploy.newcomer import NewcomerOptions, bootstrap_newcomer
-
-    bootstrap_newcomer(NewcomerOptions(**values))
-
-
-@cli.command()
 @click.argument("release", type=click.Path(path_type=Path))
 def inspect(release: Path) -> None:
     """Print what a RELEASE file holds."""
@@ -155,11 +115,16 @@ def export(release: Path, folder: Path) -> None:
     click.echo(f"{write(release, folder)} images in {folder}/images, contact sheet {folder}/contact-sheet.png")
 
 
+for _command in (cli_distribution.serve, cli_distribution.keys, cli_distribution.bootstrap, cli_distribution.watch):
+    cli.add_command(_command)
 cli.add_command(evidence.select)
 cli.add_command(evidence.characterise)
 cli.add_command(cli_study.interpolate)
 cli.add_command(cli_study.edit)
 cli.add_command(cli_study.mix)
+cli.add_command(cli_deploy.certs)
+cli.add_command(cli_deploy.deploy)
+cli.add_command(cli_deploy.doctor)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

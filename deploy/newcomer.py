@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.bootstrap import newcomer_training, train_newcomer
 from client.data import open_split
 from client.download import ReleaseInfo, download, list_releases
+from client.server_link import Server
+from client.verification import state_folder
+from client.watch import new_releases
 from deploy.progress import display
 from deploy.report import format_bytes
 from dsv import DsvError, ModelSpec, Task, accuracy, checked_device
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
+from protos.transport import RELEASE_SUFFIX
 
 
 @dataclass(frozen=True)
 class NewcomerOptions:
     """Options of ``dsv bootstrap``; its help describes them."""
 
-    server: str
+    server: Server
+    state: Path | None
     release: str
     architecture: str
     labels: str
@@ -41,7 +47,9 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
     """
     checked_device(options.device)
     chosen = _chosen(options)
-    got = download(options.server, chosen.digest)
+    got = download(
+        options.server, chosen.digest, size_bytes=_signed_size(options.server, chosen), folder=_folder(options)
+    )
     task = got.support_set.task
     if options.save_release:
         options.save_release.write_bytes(got.content)
@@ -69,6 +77,31 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
             shown.say(f"test accuracy on {options.data}: {score:.1%} of {len(test)} images")
 
 
+def watch_releases(server: Server, folder: Path, count: int, say: Callable[[str], None]) -> None:
+    """Fetch every release into ``folder`` and each new one as it is published; ``count`` of them, 0 without end.
+
+    Raises:
+        DsvError: anything that the user can mend.
+    """
+    for number, release in enumerate(new_releases(server, set()), 1):
+        download(server, release.digest, size_bytes=_signed_size(server, release), folder=folder)
+        say(str(folder / (release.digest + RELEASE_SUFFIX)))
+        if number == count:
+            return
+
+
+def _signed_size(server: Server, release: ReleaseInfo) -> int | None:
+    """A server's own word on the size is worth nothing."""
+    return release.size_bytes if server.trust else None
+
+
+def _folder(options: NewcomerOptions) -> Path | None:
+    """Where releases are kept between runs: with trust in the federation's folder, else where the user says."""
+    if options.server.trust:
+        return state_folder(options.server.trust) / "releases"
+    return options.state
+
+
 def _check_same_task(data: str, task: Task) -> None:
     own = RunSettings(data=data).task()
     if (own.image_shape, own.classes) != (task.image_shape, task.classes):
@@ -81,10 +114,12 @@ def _check_same_task(data: str, task: Task) -> None:
 def _chosen(options: NewcomerOptions) -> ReleaseInfo:
     releases = list_releases(options.server)
     if not releases:
-        raise DsvError(f"server {options.server} has no release yet; publish one with 'dsv synthesize'")
+        raise DsvError(f"server {options.server.address} has no release yet; publish one with 'dsv synthesize'")
     found = [entry for entry in releases if entry.digest.startswith(options.release)]
     if not found:
-        raise DsvError(f"server {options.server} has no release {options.release}; it has: {releases[0].digest}, ...")
+        raise DsvError(
+            f"server {options.server.address} has no release {options.release}; it has: {releases[0].digest}, ..."
+        )
     if options.release and len(found) > 1:
         raise DsvError(f"{options.release} names {len(found)} releases; give more digits")
     return found[0]

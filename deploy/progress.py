@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from server.events import Event, IterationDone, Published, RoundDone
+from server.events import Event, IterationDone, Published, RoundDone, RoundEvaluated
 
 _PLAIN_LINES = 10
 
@@ -89,6 +89,9 @@ def show_event(event: Event, display: Display) -> None:
         loss = "" if event.train_loss is None else f"loss {event.train_loss:.3f}"
         refused = f", {event.refused} refused" if event.refused else ""
         display.update("federation rounds", event.round, event.rounds, f"{loss}  {event.averaged} averaged{refused}")
+    elif isinstance(event, RoundEvaluated):
+        refused = f", {event.refused} refused" if event.refused else ""
+        display.say(f"round {event.round}: accuracy {event.accuracy:.1%} on {event.evaluated} clients{refused}")
     elif isinstance(event, IterationDone):
         note = f"loss {event.total:.3f} = stationarity {event.stationarity:.3f}, primal {event.primal:.3f}"
         name = f"synthesis {event.images_per_class}/class"

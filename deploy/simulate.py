@@ -20,6 +20,7 @@ from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
 from dsv import DsvError, ModelSpec, accuracy, build_model, checked_device
 from protos.checkpoint import load_checkpoint
+from protos.exchange import starting_model
 from protos.settings import IMAGEFOLDER, RunSettings
 from server.distribution import run_server
 from server.events import (
@@ -59,7 +60,7 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
     Raises:
         DsvError: anything that the user can mend; found as early as it can be.
     """
-    settings = _with_folder_classes(settings)
+    settings = _with_folder_classes(_with_absolute_backbone(settings))
     _check_options(settings, harness)
     with simulation() as flower:
         data = _open_data(settings, harness, display)
@@ -76,6 +77,11 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
     return run_dir, result
 
 
+def _with_absolute_backbone(settings: RunSettings) -> RunSettings:
+    """Flower's processes run in folders of their own."""
+    return replace(settings, backbone=str(Path(settings.backbone).absolute())) if settings.backbone else settings
+
+
 def _with_folder_classes(settings: RunSettings) -> RunSettings:
     if settings.data != IMAGEFOLDER:
         return settings
@@ -85,7 +91,8 @@ def _with_folder_classes(settings: RunSettings) -> RunSettings:
 
 def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
     checked_device(settings.device)
-    for architecture in (settings.architecture, *harness.architectures):
+    starting_model(settings)
+    for architecture in harness.architectures:
         build_model(ModelSpec.parse(architecture, settings.task()), seed=0)
 
 

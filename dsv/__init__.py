@@ -17,7 +17,6 @@ from dsv.deepkkt import (
     project_dual,
     relative_l2,
     stationarity_loss,
-    stationary_parameters,
     total_variation,
 )
 from dsv.device import checked_device
@@ -26,6 +25,7 @@ from dsv.evaluation import accuracy, predict
 from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
 from dsv.latents import blend, edit, interpolate, mix
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
+from dsv.parameters import chosen_parameters, start_training, train_only
 from dsv.picture import picture_paths, read_picture, write_picture
 from dsv.pixel_optimiser import Start
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
@@ -72,6 +72,7 @@ __all__ = [
     "build_model",
     "check_fits",
     "checked_device",
+    "chosen_parameters",
     "class_accuracies",
     "class_sums",
     "deepkkt_loss",
@@ -97,11 +98,12 @@ __all__ = [
     "read_picture",
     "relative_l2",
     "select",
+    "start_training",
     "stationarity_loss",
-    "stationary_parameters",
     "synthesize",
     "to_uint8",
     "total_variation",
     "train",
+    "train_only",
     "write_picture",
 ]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -64,26 +63,6 @@ class KktTerms:
     total_variation: Tensor
     norm: Tensor
     entropy: Tensor
-
-
-def stationary_parameters(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:
-    """The parameters that the stationarity term speaks of, under their names.
-
-    Args:
-        patterns: shell patterns separated by commas; ``*`` takes the whole network, ``classifier.*`` the last layer of
-            convnet and resnet18 (the paper's transfer setting, where nothing else was trained).
-
-    Raises:
-        DsvError: a pattern that fits no parameter.
-    """
-    named = dict(model.named_parameters())
-    wanted = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in wanted:
-        if not any(fnmatchcase(name, pattern) for name in named):
-            raise DsvError(
-                f"no parameter of the model fits {pattern!r}; it has, among others, {', '.join([*named][-4:])}"
-            )
-    return {name: p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
 
 
 def primal_loss(logits: Tensor, labels: Tensor) -> Tensor:

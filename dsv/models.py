@@ -14,6 +14,7 @@ from dsv.task import Task
 
 NORMS = ("instance", "batch", "group", "layer", "none")
 POOLINGS = ("average", "max")
+_TORCHVISION = "torchvision."
 _DEFAULT_NORM = {"convnet": "instance", "resnet18": "group"}
 
 
@@ -22,7 +23,8 @@ class ModelSpec:
     """Everything that is needed to build a classifier.
 
     Args:
-        architecture: ``convnet``, ``resnet18`` (3x3 stem), or any classification model of torchvision by its name.
+        architecture: ``convnet``, ``resnet18`` (3x3 stem), or any classification model of torchvision by its name;
+            ``torchvision.resnet18`` is torchvision's own of that name, for large images.
         channels: of the input, 1 or 3.
         image_size_px: side of the square input, in pixels.
         classes: number of logits.
@@ -182,7 +184,8 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
             f"architecture {spec.architecture!r} comes from torchvision, which is not installed; "
             "install torchvision, or use convnet or resnet18"
         ) from error
-    if spec.architecture not in torchvision.models.list_models(module=torchvision.models):
+    name = spec.architecture.removeprefix(_TORCHVISION)
+    if name not in torchvision.models.list_models(module=torchvision.models):
         raise DsvError(
             f"unknown architecture {spec.architecture!r}; use convnet, resnet18 or the name of a torchvision "
             "classifier such as mobilenet_v3_small"
@@ -191,7 +194,7 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
         raise DsvError(f"{spec.architecture} is torchvision's own: it takes no width and no norm")
     try:
         model: nn.Module = torchvision.models.get_model(
-            spec.architecture, weights=None, num_classes=spec.classes, **_torchvision_options(spec)
+            name, weights=None, num_classes=spec.classes, **_torchvision_options(name, spec.image_size_px)
         )
         model = _twice_differentiable(model)
         with torch.no_grad():
@@ -205,11 +208,11 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
     return model if spec.channels == 3 else _GreyAsColour(model)
 
 
-def _torchvision_options(spec: ModelSpec) -> dict[str, Any]:
+def _torchvision_options(name: str, image_size_px: int) -> dict[str, Any]:
     """No second head, which would make the output of training a tuple; transformers are built for one size."""
-    if spec.architecture in {"googlenet", "inception_v3"}:
+    if name in {"googlenet", "inception_v3"}:
         return {"aux_logits": False, "init_weights": True}
-    return {"image_size": spec.image_size_px} if spec.architecture.startswith("vit_") else {}
+    return {"image_size": image_size_px} if name.startswith("vit_") else {}
 
 
 class _Hardsigmoid(nn.Module):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsv.compute import Compute
-from dsv.deepkkt import DISTANCES, KktTerms, project_dual, stationary_parameters
+from dsv.deepkkt import DISTANCES, KktTerms, project_dual
 from dsv.errors import DsvError
 from dsv.kkt_gradient import Candidates, View, kkt_gradient
+from dsv.parameters import chosen_parameters
 from dsv.pixels import noise_pixels, normalise
 from dsv.ranks import Ranks
 from dsv.resume import SynthesisState
@@ -46,7 +47,7 @@ class PixelOptimiser:
         self._task, self._config, self._compute, self._ranks = task, config, compute, ranks
         self._total, self._own = len(labels), ranks.share(len(labels))
         self._labels = labels[self._own].to(compute.device)
-        parameters = stationary_parameters(model, config.stationary_parameters)
+        parameters = chosen_parameters(model, config.stationary_parameters)
         self._engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute, ranks=ranks)
         self._augmentation = config.augmentation(task)
         self._generator = torch.Generator()

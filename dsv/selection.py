@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from dsv.characteristics import class_sums
 from dsv.compute import Compute
-from dsv.deepkkt import DISTANCES, project_dual, stationary_parameters
+from dsv.deepkkt import DISTANCES, project_dual
 from dsv.errors import DsvError
+from dsv.parameters import chosen_parameters
 from dsv.pixels import from_uint8
 from dsv.stationarity_engine import Batch, StationarityEngine
 from dsv.synthesis import check_fits
@@ -116,7 +117,7 @@ def select(
         raise DsvError("there are no images to select from")
     model = compute.place(model)
     check_fits(model, task, compute.device)
-    parameters = stationary_parameters(model, config.stationary_parameters)
+    parameters = chosen_parameters(model, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
     multipliers = torch.ones(len(labels))
 

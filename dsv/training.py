@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from dsv.augmentation import Augmentation
 from dsv.errors import DsvError
+from dsv.parameters import start_training
 from dsv.pixels import from_uint8
+from dsv.sgd import Sgd
 from dsv.task import Task
 
 
@@ -58,7 +60,7 @@ def train(
     device: torch.device | str = "cpu",
     on_step: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Train ``model`` in place and leave it in eval mode.
+    """Train ``model`` in place, those parameters that require a gradient, and leave it in eval mode.
 
     Args:
         model: (N, C, H, W) normalised float to (N, K) logits.
@@ -80,13 +82,12 @@ def train(
     augment = Augmentation(translate=config.translate, crop=config.crop, mirror=0.5 if task.mirror else 0.0)
     probabilities = functional.one_hot(targets, task.classes).float() if targets.ndim == 1 else targets.float()
     optimiser = _optimiser(model, config)
-    model.train()
+    start_training(model)
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.int64)
     for step in range(config.steps):
         if config.cosine:
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            _set_rate(optimiser, config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
         while len(order) < config.batch_size:
             order = torch.cat([order, torch.randperm(len(images), generator=generator)])
         chosen, order = order[: config.batch_size], order[config.batch_size :]
@@ -94,7 +95,7 @@ def train(
         labels = probabilities[chosen].to(device)
         if config.mixup > 0:
             batch, labels = _mixed(batch, labels, config.mixup, generator)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.bfloat16):
             loss = functional.cross_entropy(model(batch), labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -109,16 +110,24 @@ def train(
     return sum(tail) / len(tail)
 
 
-def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+        return Sgd(parameters, learning_rate=rate, weight_decay=decay)
     if config.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd, adam or adamw")
+
+
+def _set_rate(optimiser: Sgd | torch.optim.Optimizer, rate: float) -> None:
+    if isinstance(optimiser, Sgd):
+        optimiser.learning_rate = rate
+        return
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 def _mixed(batch: Tensor, labels: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

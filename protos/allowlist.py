@@ -1,8 +1,10 @@
 """The privacy promise: what may cross the line between a device and the server, and nothing else may.
 
 Device to server: one array record with exactly the model's own tensors (names, shapes, dtypes; finite values), the
-number of examples, and the scalar metrics of ``REPLY_METRICS``. Server to device: the same array record and the number
-of the round. No other record, key, array, list, text or byte string; not even bytes after an array's last element.
+number of examples, and the scalar metrics of ``REPLY_METRICS``; after an evaluation, which is off by default, the
+number of examples and the accuracy alone. Server to device: the same array record and the number of the round. No other
+record, key, array, list, text or byte string; not even bytes after an array's last element. Where only part of a model
+is trained (``RunSettings.trainable``), only that part is in the record; floats may travel as float16.
 
 Both sides call the same functions: the client before it sends and after it receives, the server likewise. What this
 cannot see is what the weights themselves reveal: see docs/privacy.md.
@@ -23,9 +25,11 @@ METRICS = "metrics"
 CONFIG = "config"
 EXAMPLES = "num-examples"
 LOSS = "train-loss"
+ACCURACY = "accuracy"
 ROUND = "server-round"
 
 REPLY_METRICS = frozenset({EXAMPLES, LOSS})
+EVALUATION_METRICS = frozenset({EXAMPLES, ACCURACY})
 MAX_EXAMPLES = 10**9
 
 
@@ -52,8 +56,22 @@ def layout_of(arrays: ArrayRecord) -> Layout:
 def check_reply(content: RecordDict, expected: Layout) -> None:
     """Raise RefusedError unless ``content`` is what a device may send, for a model of layout ``expected``."""
     _only_records(content, {ARRAYS: ArrayRecord, METRICS: MetricRecord})
+    _check_metrics(content.metric_records[METRICS], REPLY_METRICS)
+    _check_arrays(content.array_records[ARRAYS], expected)
+
+
+def check_evaluation(content: RecordDict) -> None:
+    """Raise RefusedError unless ``content`` is what a device may send after an evaluation."""
+    _only_records(content, {METRICS: MetricRecord})
     metrics = content.metric_records[METRICS]
-    if unknown := set(metrics) - REPLY_METRICS:
+    _check_metrics(metrics, EVALUATION_METRICS)
+    accuracy = metrics.get(ACCURACY)
+    if not isinstance(accuracy, float) or not 0 <= accuracy <= 1:
+        raise RefusedError(f"{ACCURACY} must be a number from 0 to 1")
+
+
+def _check_metrics(metrics: MetricRecord, allowed: frozenset[str]) -> None:
+    if unknown := set(metrics) - allowed:
         raise RefusedError(f"metric {_named(unknown)} is not on the allow-list")
     examples = metrics.get(EXAMPLES)
     if type(examples) is not int or not 1 <= examples <= MAX_EXAMPLES:
@@ -61,7 +79,6 @@ def check_reply(content: RecordDict, expected: Layout) -> None:
     for key, value in metrics.items():
         if isinstance(value, list) or not math.isfinite(value):
             raise RefusedError(f"metric {key!r} must be one finite number")
-    _check_arrays(content.array_records[ARRAYS], expected)
 
 
 def check_instruction(content: RecordDict, expected: Layout) -> None:

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/release.proto\x12\x16\x66\x65\x64\x64sv.distribution.v1\"\x15\n\x13ListReleasesRequest\"I\n\x14ListReleasesResponse\x12\x31\n\x08releases\x18\x01 \x03(\x0b\x32\x1f.feddsv.distribution.v1.Release\"\xb3\x01\n\x07Release\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x18\n\x10published_unix_s\x18\x03 \x01(\x03\x12\x0e\n\x06images\x18\x04 \x01(\r\x12\x13\n\x0b\x63lass_names\x18\x05 \x03(\t\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x15\n\rimage_size_px\x18\x07 \x01(\r\x12\x1c\n\x14teacher_architecture\x18\x08 \x01(\t\"7\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xdc\x01\n\x0eReleaseService\x12i\n\x0cListReleases\x12+.feddsv.distribution.v1.ListReleasesRequest\x1a,.feddsv.distribution.v1.ListReleasesResponse\x12_\n\x08\x44ownload\x12\'.feddsv.distribution.v1.DownloadRequest\x1a(.feddsv.distribution.v1.DownloadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/release.proto\x12\x16\x66\x65\x64\x64sv.distribution.v1\"\x15\n\x13ListReleasesRequest\"I\n\x14ListReleasesResponse\x12\x31\n\x08releases\x18\x01 \x03(\x0b\x32\x1f.feddsv.distribution.v1.Release\"\xb3\x01\n\x07Release\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x18\n\x10published_unix_s\x18\x03 \x01(\x03\x12\x0e\n\x06images\x18\x04 \x01(\r\x12\x13\n\x0b\x63lass_names\x18\x05 \x03(\t\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x15\n\rimage_size_px\x18\x07 \x01(\r\x12\x1c\n\x14teacher_architecture\x18\x08 \x01(\t\"7\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"+\n\x19GetReleaseManifestRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\xfa\x01\n\x1aGetReleaseManifestResponse\x12\x30\n\x07release\x18\x01 \x01(\x0b\x32\x1f.feddsv.distribution.v1.Release\x12\x16\n\x0eteacher_sha256\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\t\x12R\n\x08versions\x18\x04 \x03(\x0b\x32@.feddsv.distribution.v1.GetReleaseManifestResponse.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x16\n\x14WatchReleasesRequest\"I\n\x15WatchReleasesResponse\x12\x30\n\x07release\x18\x01 \x01(\x0b\x32\x1f.feddsv.distribution.v1.Release\"\"\n\x12GetMetadataRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x13GetMetadataResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xb1\x04\n\x0eReleaseService\x12i\n\x0cListReleases\x12+.feddsv.distribution.v1.ListReleasesRequest\x1a,.feddsv.distribution.v1.ListReleasesResponse\x12_\n\x08\x44ownload\x12\'.feddsv.distribution.v1.DownloadRequest\x1a(.feddsv.distribution.v1.DownloadResponse0\x01\x12{\n\x12GetReleaseManifest\x12\x31.feddsv.distribution.v1.GetReleaseManifestRequest\x1a\x32.feddsv.distribution.v1.GetReleaseManifestResponse\x12n\n\rWatchReleases\x12,.feddsv.distribution.v1.WatchReleasesRequest\x1a-.feddsv.distribution.v1.WatchReleasesResponse0\x01\x12\x66\n\x0bGetMetadata\x12*.feddsv.distribution.v1.GetMetadataRequest\x1a+.feddsv.distribution.v1.GetMetadataResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.release_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETRELEASEMANIFESTRESPONSE_VERSIONSENTRY']._loaded_options = None
+  _globals['_GETRELEASEMANIFESTRESPONSE_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_LISTRELEASESREQUEST']._serialized_start=48
   _globals['_LISTRELEASESREQUEST']._serialized_end=69
   _globals['_LISTRELEASESRESPONSE']._serialized_start=71
@@ -41,6 +43,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADREQUEST']._serialized_end=383
   _globals['_DOWNLOADRESPONSE']._serialized_start=385
   _globals['_DOWNLOADRESPONSE']._serialized_end=418
-  _globals['_RELEASESERVICE']._serialized_start=421
-  _globals['_RELEASESERVICE']._serialized_end=641
+  _globals['_GETRELEASEMANIFESTREQUEST']._serialized_start=420
+  _globals['_GETRELEASEMANIFESTREQUEST']._serialized_end=463
+  _globals['_GETRELEASEMANIFESTRESPONSE']._serialized_start=466
+  _globals['_GETRELEASEMANIFESTRESPONSE']._serialized_end=716
+  _globals['_GETRELEASEMANIFESTRESPONSE_VERSIONSENTRY']._serialized_start=669
+  _globals['_GETRELEASEMANIFESTRESPONSE_VERSIONSENTRY']._serialized_end=716
+  _globals['_WATCHRELEASESREQUEST']._serialized_start=718
+  _globals['_WATCHRELEASESREQUEST']._serialized_end=740
+  _globals['_WATCHRELEASESRESPONSE']._serialized_start=742
+  _globals['_WATCHRELEASESRESPONSE']._serialized_end=815
+  _globals['_GETMETADATAREQUEST']._serialized_start=817
+  _globals['_GETMETADATAREQUEST']._serialized_end=851
+  _globals['_GETMETADATARESPONSE']._serialized_start=853
+  _globals['_GETMETADATARESPONSE']._serialized_end=891
+  _globals['_RELEASESERVICE']._serialized_start=894
+  _globals['_RELEASESERVICE']._serialized_end=1455
 # @@protoc_insertion_point(module_scope)

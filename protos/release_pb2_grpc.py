@@ -45,6 +45,21 @@ class ReleaseServiceStub:
                 request_serializer=protos_dot_release__pb2.DownloadRequest.SerializeToString,
                 response_deserializer=protos_dot_release__pb2.DownloadResponse.FromString,
                 _registered_method=True)
+        self.GetReleaseManifest = channel.unary_unary(
+                '/feddsv.distribution.v1.ReleaseService/GetReleaseManifest',
+                request_serializer=protos_dot_release__pb2.GetReleaseManifestRequest.SerializeToString,
+                response_deserializer=protos_dot_release__pb2.GetReleaseManifestResponse.FromString,
+                _registered_method=True)
+        self.WatchReleases = channel.unary_stream(
+                '/feddsv.distribution.v1.ReleaseService/WatchReleases',
+                request_serializer=protos_dot_release__pb2.WatchReleasesRequest.SerializeToString,
+                response_deserializer=protos_dot_release__pb2.WatchReleasesResponse.FromString,
+                _registered_method=True)
+        self.GetMetadata = channel.unary_unary(
+                '/feddsv.distribution.v1.ReleaseService/GetMetadata',
+                request_serializer=protos_dot_release__pb2.GetMetadataRequest.SerializeToString,
+                response_deserializer=protos_dot_release__pb2.GetMetadataResponse.FromString,
+                _registered_method=True)
 
 
 class ReleaseServiceServicer:
@@ -63,6 +78,34 @@ class ReleaseServiceServicer:
 
         NOT_FOUND: no such release. OUT_OF_RANGE: the offset is beyond the end of the file.
         INVALID_ARGUMENT: the digest is not 64 lowercase hexadecimal digits.
+        RESOURCE_EXHAUSTED: the server is busy or this peer asks too often; try again later, from the same offset.
+        DATA_LOSS: the file was altered in the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReleaseManifest(self, request, context):
+        """Tells everything that the server knows of one release.
+
+        NOT_FOUND: no such release. INVALID_ARGUMENT: as in Download.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchReleases(self, request, context):
+        """Streams every release that there is, oldest first, and then each new one as it is published.
+        Ends with UNAVAILABLE when the server stops. It is a hint to look: trust comes from GetMetadata alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetadata(self, request, context):
+        """Returns a file of signed metadata (The Update Framework, specification 1.0), byte for byte.
+
+        NOT_FOUND: no such file; also where the server signs nothing. INVALID_ARGUMENT: no name of metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +123,21 @@ def add_ReleaseServiceServicer_to_server(servicer, server):
                     servicer.Download,
                     request_deserializer=protos_dot_release__pb2.DownloadRequest.FromString,
                     response_serializer=protos_dot_release__pb2.DownloadResponse.SerializeToString,
+            ),
+            'GetReleaseManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReleaseManifest,
+                    request_deserializer=protos_dot_release__pb2.GetReleaseManifestRequest.FromString,
+                    response_serializer=protos_dot_release__pb2.GetReleaseManifestResponse.SerializeToString,
+            ),
+            'WatchReleases': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchReleases,
+                    request_deserializer=protos_dot_release__pb2.WatchReleasesRequest.FromString,
+                    response_serializer=protos_dot_release__pb2.WatchReleasesResponse.SerializeToString,
+            ),
+            'GetMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetadata,
+                    request_deserializer=protos_dot_release__pb2.GetMetadataRequest.FromString,
+                    response_serializer=protos_dot_release__pb2.GetMetadataResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +195,87 @@ class ReleaseService:
             '/feddsv.distribution.v1.ReleaseService/Download',
             protos_dot_release__pb2.DownloadRequest.SerializeToString,
             protos_dot_release__pb2.DownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReleaseManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/feddsv.distribution.v1.ReleaseService/GetReleaseManifest',
+            protos_dot_release__pb2.GetReleaseManifestRequest.SerializeToString,
+            protos_dot_release__pb2.GetReleaseManifestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchReleases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/feddsv.distribution.v1.ReleaseService/WatchReleases',
+            protos_dot_release__pb2.WatchReleasesRequest.SerializeToString,
+            protos_dot_release__pb2.WatchReleasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/feddsv.distribution.v1.ReleaseService/GetMetadata',
+            protos_dot_release__pb2.GetMetadataRequest.SerializeToString,
+            protos_dot_release__pb2.GetMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,7 @@ from dsv import (
 
 IMAGEFOLDER = "imagefolder"
 PARTITIONERS = ("dirichlet", "iid")
+UPLOAD_DTYPES = ("float32", "float16")
 
 Scalar = bool | int | float | str
 
@@ -48,7 +49,17 @@ class RunSettings:
     partition_file: str = option(
         "", "JSON file that lists every simulated client's image indices, instead of a partitioner"
     )
+    validation_share: float = option(
+        0.0,
+        "share of each client's images that it keeps from training and tests every round's model on; 0 tests nothing",
+    )
     rounds: int = option(14, "rounds of federated averaging")
+    fraction_train: float = option(1.0, "share of the connected clients that a round asks")
+    min_train_nodes: int = option(2, "fewest clients that a round asks")
+    min_available_nodes: int = option(
+        2, "fewest connected clients that a round starts with; it waits until then, so keep it below their number"
+    )
+    round_timeout_s: float = option(3600.0, "a round goes on without the clients that have not answered by then")
     local_epochs: int = option(5, "passes over a client's own images in a round")
     local_batch_size: int = option(32, "images a step on a client")
     local_learning_rate: float = option(
@@ -59,6 +70,15 @@ class RunSettings:
         "convnet:64",
         "the model that clients train, as name[:width[:norm[:pooling]]]: convnet, resnet18 or a torchvision classifier",
     )
+    trainable: str = option(
+        "*",
+        "parameters that clients train and send: patterns of their names, separated by commas; head is the last layer",
+    )
+    backbone: str = option(
+        "", "safetensors file of weights that training starts from; a device names its own copy in its node config"
+    )
+    backbone_sha256: str = option("", "digest that the backbone's file must have on either side; empty checks nothing")
+    upload_dtype: str = option("float32", "what clients send weights as", choices=UPLOAD_DTYPES)
     images_per_class: str = option(
         "1,10", "DSVs per class; several numbers, separated by commas, give several releases"
     )
@@ -89,6 +109,7 @@ class RunSettings:
     compiled: bool = option(Compute.compiled, "use torch.compile for the synthesis; pays in runs of many minutes")
     seed: int = option(0, "seed of everything that is drawn")
     run_dir: str = option("", "folder for the run's files; empty makes a new one, runs/<UTC time>")
+    store: str = option("", "folder of the server that takes the releases; empty: releases/ in the run's folder")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -97,12 +118,17 @@ class RunSettings:
                 raise DsvError(
                     f"{key_of(entry)} {getattr(self, entry.name)!r} is unknown; choose one of: {', '.join(choices)}"
                 )
-        for name in ("rounds", "local_epochs", "local_batch_size"):
+        for name in ("rounds", "local_epochs", "local_batch_size", "min_train_nodes", "min_available_nodes"):
             if getattr(self, name) < 1:
                 raise DsvError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        for name in ("dirichlet_alpha", "local_learning_rate"):
+        for name in ("dirichlet_alpha", "local_learning_rate", "round_timeout_s"):
             if not getattr(self, name) > 0:
                 raise DsvError(f"{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        if not 0 < self.fraction_train <= 1 or not 0 <= self.validation_share < 1:
+            raise DsvError(
+                f"fraction-train must lie above 0 and up to 1, validation-share from 0 to below 1, got "
+                f"{self.fraction_train} and {self.validation_share}"
+            )
         for count in self.releases:
             self.synthesis(count)
 
@@ -155,6 +181,8 @@ class RunSettings:
     def synthesis(self, images_per_class: int) -> SynthesisConfig:
         """Options of the synthesis of one release."""
         shared = {f.name: getattr(self, f.name) for f in fields(SynthesisConfig) if hasattr(self, f.name)}
+        if self.stationary_parameters == SynthesisConfig.stationary_parameters:
+            shared["stationary_parameters"] = self.trainable  # Eq. 5 holds for what was trained
         return SynthesisConfig(**{**shared, "images_per_class": images_per_class})
 
     def compute(self) -> Compute:

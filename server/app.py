@@ -10,29 +10,40 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from dsv import DsvError, build_model, checked_device
-from protos.checkpoint import Checkpoint, save_checkpoint
+from dsv import DsvError, checked_device
+from protos.checkpoint import Checkpoint
+from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import RunSettings
 from server.events import EventLog, Failed, FederationDone, IterationDone, Published, SynthesisDone
-from server.run_folder import ROUNDS_FOLDER, STORE_FOLDER, TEACHER_FILE, new_run_dir
+from server.resume import (
+    ResumedFedAvg,
+    claim_run_dir,
+    finished_teacher,
+    round_path,
+    rounds_done,
+    save_whole,
+)
+from server.run_folder import STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
-from server.strategy import GuardedFedAvg
+from server.strategy import Participation
 from server.synthesis_job import publish_releases
-
-ROUND_TIMEOUT_S = 3600.0
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """One run, whole. Its folder holds the teacher, every round's model, the releases and the events."""
+    """One run, whole, or the rest of one that was cut off in the same folder.
+
+    The folder holds the teacher, every round's model, the releases and the events.
+    """
     settings = RunSettings.from_run_config(context.run_config)
     run_dir = Path(settings.run_dir) if settings.run_dir else new_run_dir(Path("runs"))
+    claim_run_dir(run_dir, settings)
     events = EventLog(run_dir)
     try:
         checked_device(settings.device)
-        teacher = _federate(grid, settings, run_dir, events)
+        teacher = finished_teacher(run_dir) or _federate(grid, settings, run_dir, events)
         _publish(teacher, settings, run_dir, events)
     except DsvError as error:
         events.write(Failed(str(error)))
@@ -41,23 +52,41 @@ def main(grid: Grid, context: Context) -> None:
 
 def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog) -> Checkpoint:
     started = time.perf_counter()
-    checkpoint = Checkpoint(
-        build_model(settings.model_spec(), seed=settings.seed), settings.model_spec(), settings.task()
-    )
-    (run_dir / ROUNDS_FOLDER).mkdir()
+    checkpoint = Checkpoint(starting_model(settings), settings.model_spec(), settings.task())
+    done = rounds_done(run_dir, checkpoint)
+    if done:
+        log(INFO, "going on after round %d of %d in %s", done, settings.rounds, run_dir)
 
     def keep(round_number: int, arrays: ArrayRecord) -> None:
-        checkpoint.model.load_state_dict(arrays.to_torch_state_dict())
-        save_checkpoint(run_dir / ROUNDS_FOLDER / f"{round_number:04d}.safetensors", checkpoint)
+        if round_number or not done:
+            load_record(checkpoint.model, arrays)
+            save_whole(round_path(run_dir, round_number), checkpoint)
 
-    initial = ArrayRecord(checkpoint.model.state_dict())
-    strategy = GuardedFedAvg(initial, rounds=settings.rounds, on_event=events.write, on_round=keep)
-    result = strategy.start(grid, initial, num_rounds=settings.rounds, timeout=ROUND_TIMEOUT_S)
-    if len(result.arrays) == 0:
+    initial = as_record(exchanged_tensors(checkpoint.model, settings.trainable))
+    strategy = ResumedFedAvg(
+        initial,
+        rounds=settings.rounds,
+        participation=_participation(settings),
+        upload_dtype=settings.upload_dtype,
+        on_event=events.write,
+        on_round=keep,
+        done=done,
+    )
+    result = strategy.start(grid, initial, num_rounds=settings.rounds - done, timeout=settings.round_timeout_s)
+    if len(result.arrays) == 0 and not done:
         raise DsvError("no client returned usable weights in any round; the log names each reason")
-    save_checkpoint(run_dir / TEACHER_FILE, checkpoint)
+    save_whole(run_dir / TEACHER_FILE, checkpoint)
     events.write(FederationDone(str(checkpoint.spec), time.perf_counter() - started))
     return checkpoint
+
+
+def _participation(settings: RunSettings) -> Participation:
+    return Participation(
+        fraction_train=settings.fraction_train,
+        min_train_nodes=settings.min_train_nodes,
+        min_available_nodes=settings.min_available_nodes,
+        evaluate=settings.validation_share > 0,
+    )
 
 
 def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: EventLog) -> None:
@@ -68,5 +97,6 @@ def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: 
         if isinstance(event, Published):
             log(INFO, "published %d DSVs per class: %s", event.images_per_class, event.path)
 
-    publish_releases(teacher, settings, DirectoryStore(run_dir / STORE_FOLDER), on_event=tell)
+    store = Path(settings.store) if settings.store else run_dir / STORE_FOLDER
+    publish_releases(teacher, settings, DirectoryStore(store), on_event=tell)
     events.write(SynthesisDone(time.perf_counter() - started))

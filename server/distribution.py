@@ -2,92 +2,129 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from dsv import DsvError
-from protos import artefact, release_pb2, release_pb2_grpc
-from server.store import ReleaseStore, UnknownReleaseError
+from protos import release_pb2_grpc
+from protos.transport import SERVER_OPTIONS
+from server.catalogue import Catalogue
+from server.guard import Guard
+from server.metrics import Metrics
+from server.release_service import SERVICE_NAME, ReleaseService
+from server.serve_options import ServeOptions
+from server.store import ReleaseStore
+from server.watcher import StoreWatcher
 
-SERVICE_NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
-CHUNK_SIZE_BYTES = 1 << 20
-_WORKERS = 16
-_GRACE_S = 5.0
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+__all__ = ["SERVICE_NAME", "run_server"]
+T = TypeVar("T")
 
 
-class _ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
-    def __init__(self, store: ReleaseStore) -> None:
-        self._store = store
+class _Server:
+    """The gRPC server with everything that runs beside it, on one event loop.
 
-    def ListReleases(
-        self, request: release_pb2.ListReleasesRequest, context: grpc.ServicerContext
-    ) -> release_pb2.ListReleasesResponse:
-        response = release_pb2.ListReleasesResponse()
-        for stored in self._store.list():
-            try:
-                support_set = artefact.decode(self._store.read(stored.digest))
-            except DsvError:
-                continue  # altered on disk: a newcomer could not use it, and Download names the fault
-            response.releases.add(
-                digest=stored.digest,
-                size_bytes=stored.size_bytes,
-                published_unix_s=stored.published_unix_s,
-                images=len(support_set),
-                class_names=support_set.task.class_names,
-                channels=support_set.task.channels,
-                image_size_px=support_set.task.image_size_px,
-                teacher_architecture=support_set.provenance.teacher_architecture,
-            )
-        return response
+    One loop and no threads per call: a device that waits for news for a week costs a few kilobytes.
+    """
 
-    def Download(
-        self, request: release_pb2.DownloadRequest, context: grpc.ServicerContext
-    ) -> Iterator[release_pb2.DownloadResponse]:
-        if not _DIGEST.fullmatch(request.digest):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "digest must be 64 lowercase hexadecimal digits")
+    def __init__(self, store: ReleaseStore, options: ServeOptions, metrics: Metrics) -> None:
+        self._store, self._options, self._metrics = store, options, metrics
+
+    async def start(self, host: str, port: int) -> int:
+        options, limits = self._options, self._options.limits
+        catalogue = Catalogue(self._store, max_release_bytes=limits.max_release_bytes)
+        self._watcher = StoreWatcher(self._store, catalogue, options, self._metrics)
+        await self._watcher.start()
+        self._server = grpc.aio.server(
+            interceptors=[Guard(limits, options.tokens, self._metrics)],
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=limits.all_concurrent_calls,
+        )
+        service = ReleaseService(self._store, catalogue, self._watcher, limits, self._metrics)
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        bound = self._bind(host, port)
+        await self._server.start()
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return bound
+
+    async def stop(self) -> None:
+        """Say so, take no new calls, let those that run finish, then end the rest."""
+        await self._health.enter_graceful_shutdown()
+        await self._watcher.stop()
+        await self._server.stop(self._options.drain.total_seconds())
+
+    def _bind(self, host: str, port: int) -> int:
+        address, tls = f"{host}:{port}", self._options.tls
+        credentials = tls.credentials() if tls else None
         try:
-            content = self._store.read(request.digest)
-        except UnknownReleaseError:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no release {request.digest}")
-        if artefact.digest(content) != request.digest:
-            context.abort(grpc.StatusCode.DATA_LOSS, f"release {request.digest} was altered in the store")
-        if request.offset_bytes > len(content):
-            context.abort(grpc.StatusCode.OUT_OF_RANGE, f"the release has {len(content)} bytes")
-        for begin in range(request.offset_bytes, len(content), CHUNK_SIZE_BYTES):
-            yield release_pb2.DownloadResponse(chunk=content[begin : begin + CHUNK_SIZE_BYTES])
+            bound = (
+                self._server.add_secure_port(address, credentials)
+                if credentials
+                else self._server.add_insecure_port(address)
+            )
+        except RuntimeError:
+            bound = 0
+        if bound == 0:
+            remedy = "choose another --port" + (", and check that certificate and key fit" if tls else "")
+            raise DsvError(f"cannot listen on {address}: it is in use or not allowed; {remedy}")
+        return bound
 
 
 @contextmanager
-def run_server(store: ReleaseStore, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def run_server(
+    store: ReleaseStore, *, host: str = "127.0.0.1", port: int = 0, options: ServeOptions | None = None
+) -> Iterator[str]:
     """Serve ``store`` while the context is open; yields the address ``host:port`` that was bound.
+
+    Closing it drains: health says NOT_SERVING, new calls are refused, running ones have ``options.drain`` to finish.
 
     Args:
         port: 0 lets the operating system choose one.
 
     Raises:
-        DsvError: the address cannot be bound.
+        DsvError: the address cannot be bound, or a file of ``options`` cannot be used.
     """
-    # Without SO_REUSEPORT off, two servers would share a port silently instead of one being refused.
-    server = grpc.server(ThreadPoolExecutor(_WORKERS), options=[("grpc.so_reuseport", 0)])
-    release_pb2_grpc.add_ReleaseServiceServicer_to_server(_ReleaseService(store), server)  # type: ignore[no-untyped-call]
-    checks = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    options, metrics = options or ServeOptions(), Metrics()
+    server = _Server(store, options, metrics)
+    with metrics.served(options.metrics_address), _loop_in_a_thread() as loop:
+        bound = _wait(server.start(host, port), loop)
+        try:
+            yield f"{host}:{bound}"
+        finally:
+            _wait(server.stop(), loop)
+
+
+@contextmanager
+def _loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="distribution", daemon=True)
+    thread.start()
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError:
-        bound = 0
-    if bound == 0:
-        raise DsvError(f"cannot listen on {host}:{port}: it is in use or not allowed; choose another --port")
-    server.start()
-    for name in ("", SERVICE_NAME):
-        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        yield f"{host}:{bound}"
+        yield loop
     finally:
-        server.stop(_GRACE_S).wait()
+        _wait(_end_tasks(), loop)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def _wait(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    return asyncio.run_coroutine_threadsafe(work, loop).result()

@@ -35,6 +35,16 @@ class RoundDone:
 
 
 @dataclass(frozen=True)
+class RoundEvaluated:
+    """What the clients found of a round's model: mean accuracy on the images they keep from training, 0 to 1."""
+
+    round: int
+    evaluated: int
+    refused: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class FederationDone:
     """The global model is final."""
 
@@ -81,10 +91,10 @@ class Failed:
     reason: str
 
 
-Event = BytesMoved | RoundDone | FederationDone | IterationDone | Published | SynthesisDone | Failed
+Event = BytesMoved | RoundDone | RoundEvaluated | FederationDone | IterationDone | Published | SynthesisDone | Failed
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
-    for kind in (BytesMoved, RoundDone, FederationDone, IterationDone, Published, SynthesisDone, Failed)
+    for kind in (BytesMoved, RoundDone, RoundEvaluated, FederationDone, IterationDone, Published, SynthesisDone, Failed)
 }
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
+import io
+import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dsv import DsvError
 from protos import artefact
+from protos.files import TEMPORARY_PREFIX, write_atomically
+from protos.transport import DIGEST, RELEASE_SUFFIX
 
-SUFFIX = ".dsv"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+METADATA_FOLDER = "metadata"
+"""Signed metadata of a store's releases lies in this folder of it; server/publication.py writes it."""
+_ABANDONED_AFTER_S = 3600.0
 
 
 class UnknownReleaseError(DsvError):
@@ -27,6 +31,8 @@ class StoredRelease:
     digest: str
     size_bytes: int
     published_unix_s: int
+    modified_unix_ns: int = 0
+    """Tells whether the file was written since it was last looked at."""
 
 
 class ReleaseStore(ABC):
@@ -53,6 +59,19 @@ class ReleaseStore(ABC):
             UnknownReleaseError: there is none of that digest.
         """
 
+    @abstractmethod
+    def open(self, digest: str) -> BinaryIO:
+        """The file of a release, open for reading; the caller closes it.
+
+        Raises:
+            UnknownReleaseError: there is none of that digest.
+        """
+
+    @property
+    def metadata_folder(self) -> Path | None:
+        """Where signed metadata lies, if this kind of store can have some."""
+        return None
+
 
 class MemoryStore(ReleaseStore):
     """Releases that go with the process; for tests and notebooks."""
@@ -72,10 +91,11 @@ class MemoryStore(ReleaseStore):
 
     def read(self, digest: str) -> bytes:
         if digest not in self._contents:
-            raise UnknownReleaseError(
-                f"no release {digest[:80]!r} in the store; list the releases to see what there is"
-            )
+            raise _unknown(digest)
         return self._contents[digest]
+
+    def open(self, digest: str) -> BinaryIO:
+        return io.BytesIO(self.read(digest))
 
 
 class DirectoryStore(ReleaseStore):
@@ -90,43 +110,62 @@ class DirectoryStore(ReleaseStore):
 
     def path(self, digest: str) -> Path:
         """Where the file of a release is."""
-        return self._folder / (digest + SUFFIX)
+        return self._folder / (digest + RELEASE_SUFFIX)
 
     def state_path(self, name: str) -> Path:
         """Where an unfinished synthesis may keep its state; no release, and never listed."""
         return self._folder / f".unfinished-{name}.state"
 
+    @property
+    def metadata_folder(self) -> Path:
+        return self._folder / METADATA_FOLDER
+
     def publish(self, content: bytes) -> str:
         artefact.decode(content)
         name = artefact.digest(content)
-        if not self.path(name).exists():
-            self._write_atomically(self.path(name), content)
+        try:
+            self._clear_abandoned()
+            if not self._holds(name, content):
+                write_atomically(self.path(name), content)
+        except OSError as error:
+            raise DsvError(f"cannot publish into {self._folder}: {error.strerror}; free space or rights") from None
         return name
 
     def list(self) -> list[StoredRelease]:
-        found = [(path.stem, path.stat()) for path in self._folder.glob(f"*{SUFFIX}") if _DIGEST.fullmatch(path.stem)]
+        found = []
+        for path in self._folder.glob(f"*{RELEASE_SUFFIX}"):
+            with suppress(FileNotFoundError):  # withdrawn in between
+                if DIGEST.fullmatch(path.stem):
+                    found.append((path.stem, path.stat()))
         found.sort(key=lambda entry: (-entry[1].st_mtime_ns, entry[0]))
-        return [StoredRelease(name, stat.st_size, int(stat.st_mtime)) for name, stat in found]
+        return [StoredRelease(name, stat.st_size, int(stat.st_mtime), stat.st_mtime_ns) for name, stat in found]
 
     def read(self, digest: str) -> bytes:
-        if not _DIGEST.fullmatch(digest) or not self.path(digest).exists():
-            raise UnknownReleaseError(
-                f"no release {digest[:80]!r} in the store; list the releases to see what there is"
-            )
-        return self.path(digest).read_bytes()
+        with self.open(digest) as opened:
+            return opened.read()
 
-    def _write_atomically(self, path: Path, content: bytes) -> None:
-        """Write beside, flush to disk, rename: a reader or a crash never sees half a release."""
-        temporary = ""
+    def open(self, digest: str) -> BinaryIO:
+        if not DIGEST.fullmatch(digest):
+            raise _unknown(digest)
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".publishing-", delete=False) as opened:
-                temporary = opened.name
-                opened.write(content)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
-            raise DsvError(f"cannot publish into {self._folder}: {error.strerror}; free space or rights") from None
+            return self.path(digest).open("rb")
+        except FileNotFoundError:
+            raise _unknown(digest) from None
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        """Whether the file is there unharmed; publishing again mends one that was altered."""
+        try:
+            return self.path(name).read_bytes() == content
+        except OSError:
+            return False
+
+    def _clear_abandoned(self) -> None:
+        """Remove what processes that were killed while publishing left, once nobody can be at it any more."""
+        for path in self._folder.glob(f"{TEMPORARY_PREFIX}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                    path.unlink()
+
+
+def _unknown(digest: str) -> UnknownReleaseError:
+    return UnknownReleaseError(f"no release {digest[:80]!r} in the store; list the releases to see what there is")

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from logging import WARNING
 
 import numpy
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
 from protos import allowlist
-from server.events import BytesMoved, RoundDone
+from protos.exchange import reply_layout
+from server.events import BytesMoved, RoundDone, RoundEvaluated
 
 RoundCallback = Callable[[int, ArrayRecord], None]
+
+
+@dataclass(frozen=True)
+class Participation:
+    """Which clients take part in a round; the defaults and the meaning are Flower's own.
+
+    Args:
+        fraction_train: share of the connected clients that a round asks, above 0, up to 1.
+        min_train_nodes: fewest clients that it asks.
+        min_available_nodes: fewest connected clients that it starts with; it waits for them without a limit.
+        evaluate: whether the clients test the model after every round.
+    """
+
+    fraction_train: float = 1.0
+    min_train_nodes: int = 2
+    min_available_nodes: int = 2
+    evaluate: bool = False
 
 
 class GuardedFedAvg(FedAvg):
@@ -28,9 +47,11 @@ class GuardedFedAvg(FedAvg):
     alone, so that the same replies give the same bytes.
 
     Args:
-        initial: the global model before the first round; says what arrays must look like.
+        initial: what travels of the global model before the first round; says what arrays must look like.
         rounds: number of rounds, for the events.
-        on_event: receives ``BytesMoved`` of every message and ``RoundDone`` after every round.
+        participation: which clients take part.
+        upload_dtype: what clients send floats as; they are averaged in their original dtype.
+        on_event: receives ``BytesMoved`` of every message, ``RoundDone`` and, with an evaluation, ``RoundEvaluated``.
         on_round: receives the round's number and its global model, 0 for the initial one.
     """
 
@@ -39,16 +60,23 @@ class GuardedFedAvg(FedAvg):
         initial: ArrayRecord,
         *,
         rounds: int,
-        on_event: Callable[[BytesMoved | RoundDone], None],
+        on_event: Callable[[BytesMoved | RoundDone | RoundEvaluated], None],
         on_round: RoundCallback,
+        participation: Participation = Participation(),
+        upload_dtype: str = "float32",
     ) -> None:
         super().__init__(
-            fraction_evaluate=0.0,
+            fraction_train=participation.fraction_train,
+            fraction_evaluate=1.0 if participation.evaluate else 0.0,
+            min_train_nodes=participation.min_train_nodes,
+            min_evaluate_nodes=participation.min_train_nodes,
+            min_available_nodes=participation.min_available_nodes,
             arrayrecord_key=allowlist.ARRAYS,
             configrecord_key=allowlist.CONFIG,
             weighted_by_key=allowlist.EXAMPLES,
         )
         self._layout = allowlist.layout_of(initial)
+        self._reply_layout = reply_layout(self._layout, upload_dtype)
         self._rounds = rounds
         self._on_event = on_event
         self._on_round = on_round
@@ -59,7 +87,16 @@ class GuardedFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The round's messages, checked and counted."""
-        messages = list(super().configure_train(server_round, arrays, config, grid))
+        return self._checked(server_round, super().configure_train(server_round, arrays, config, grid))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The messages of the round's evaluation, checked and counted; none where it is off."""
+        return self._checked(server_round, super().configure_evaluate(server_round, arrays, config, grid))
+
+    def _checked(self, server_round: int, configured: Iterable[Message]) -> list[Message]:
+        messages = list(configured)
         for node in sorted(message.metadata.dst_node_id for message in messages):
             self._numbers.setdefault(node, len(self._numbers))
         for message in messages:
@@ -71,17 +108,12 @@ class GuardedFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what passes; (None, None), which keeps the global model as it is, when nothing does."""
-        accepted: list[Message] = []
-        refused = 0
-        for reply in replies:
-            reason = self._reason_to_refuse(reply)
-            self._count(server_round, reply.metadata.src_node_id, "up", reply)
-            if reason is None:
-                accepted.append(reply)
-            else:
-                refused += 1
-                number = self._numbers.get(reply.metadata.src_node_id)
-                log(WARNING, "round %d: refused the reply of client %s: %s", server_round, number, reason)
+        accepted, refused = self._sifted(
+            server_round, replies, lambda content: allowlist.check_reply(content, self._reply_layout)
+        )
+        for reply in accepted:
+            arrays_sent = reply.content.array_records[allowlist.ARRAYS]
+            reply.content[allowlist.ARRAYS] = self._with_original_dtypes(arrays_sent)
         accepted.sort(key=_content_key)
         arrays, metrics = super().aggregate_train(server_round, accepted) if accepted else (None, None)
         if arrays is not None:
@@ -99,14 +131,31 @@ class GuardedFedAvg(FedAvg):
         )
         return arrays, metrics
 
-    def _reason_to_refuse(self, reply: Message) -> str | None:
-        if reply.has_error():
-            return f"error {reply.error.code}: {(reply.error.reason or '').strip()[:200]}"
-        try:
-            allowlist.check_reply(reply.content, self._layout)
-        except allowlist.RefusedError as refusal:
-            return str(refusal)
-        return None
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Mean accuracy of what passes, weighted by examples."""
+        accepted, refused = self._sifted(server_round, replies, allowlist.check_evaluation)
+        metrics = super().aggregate_evaluate(server_round, accepted) if accepted else None
+        accuracy = metrics.get(allowlist.ACCURACY) if metrics is not None else None
+        if isinstance(accuracy, (int, float)):
+            self._on_event(RoundEvaluated(server_round, len(accepted), refused, float(accuracy)))
+        return metrics
+
+    def _sifted(
+        self, server_round: int, replies: Iterable[Message], check: Callable[[RecordDict], None]
+    ) -> tuple[list[Message], int]:
+        """The replies that pass, and the number of the others, each of which the log names; all are counted."""
+        accepted: list[Message] = []
+        refused = 0
+        for reply in replies:
+            self._count(server_round, reply.metadata.src_node_id, "up", reply)
+            reason = _reason_to_refuse(reply, check)
+            if reason is None:
+                accepted.append(reply)
+            else:
+                refused += 1
+                number = self._numbers.get(reply.metadata.src_node_id)
+                log(WARNING, "round %d: refused the reply of client %s: %s", server_round, number, reason)
+        return accepted, refused
 
     def _count(self, server_round: int, node: int, direction: str, message: Message) -> None:
         size_bytes = message_to_proto(message).ByteSize()
@@ -114,13 +163,23 @@ class GuardedFedAvg(FedAvg):
         self._on_event(BytesMoved(server_round, number, "weights", direction, size_bytes))
 
     def _with_original_dtypes(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Averaging turns integers (batch norm's counters) into floats; turn them back."""
+        """Clients may send float16, and averaging turns integers (batch norm's counters) into floats."""
         return ArrayRecord(
             {
                 name: Array(numpy.asarray(array.numpy()).astype(self._layout[name].dtype))
                 for name, array in arrays.items()
             }
         )
+
+
+def _reason_to_refuse(reply: Message, check: Callable[[RecordDict], None]) -> str | None:
+    if reply.has_error():
+        return f"error {reply.error.code}: {(reply.error.reason or '').strip()[:200]}"
+    try:
+        check(reply.content)
+    except allowlist.RefusedError as refusal:
+        return str(refusal)
+    return None
 
 
 def _content_key(reply: Message) -> str:

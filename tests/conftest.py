@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
 from client.data import open_split
@@ -39,6 +40,13 @@ def teacher(task: Task) -> Checkpoint:
 def support_set(teacher: Checkpoint, task: Task) -> SupportSet:
     config = SynthesisConfig(images_per_class=2, iterations=3)
     return synthesize(teacher.model, task, config, seed=0, teacher_architecture="convnet:8")
+
+
+@pytest.fixture
+def a_flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages carry the identity of the task that makes them; Flower's processes set it when they start."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 @pytest.fixture

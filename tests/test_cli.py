@@ -46,7 +46,7 @@ def release(content, tmp_path) -> Path:
 
 def test_help_names_every_command_and_every_option_has_a_description():
     top = dsv("--help").output
-    for name in ("demo", "simulate", "synthesize", "serve", "bootstrap", "inspect", "export"):
+    for name in ("demo", "simulate", "synthesize", "serve", "bootstrap", "watch", "inspect", "export"):
         assert name in top
         assert dsv(name, "--help").exit_code == 0
         for parameter in cli.commands[name].params:
@@ -203,3 +203,10 @@ def test_the_installed_command_prints_no_traceback_and_ends_on_a_signal(tmp_path
         assert served.wait(timeout=20) == 0
     finally:
         served.kill()
+
+
+def test_a_part_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "server.distribution", None)
+    result = CliRunner().invoke(cli, ["serve", "--store", str(tmp_path), "--port", "0"])
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "this command needs server.distribution" in result.output and "extra 'server'" in result.output

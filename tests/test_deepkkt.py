@@ -12,6 +12,7 @@ from dsv import (
     DISTANCES,
     DsvError,
     KktWeights,
+    chosen_parameters,
     deepkkt_loss,
     image_norm,
     lagrangian_gradient,
@@ -22,7 +23,6 @@ from dsv import (
     project_dual,
     relative_l2,
     stationarity_loss,
-    stationary_parameters,
     total_variation,
 )
 
@@ -162,10 +162,10 @@ def test_the_direction_of_rounding_errors_does_not_count():
 
 def test_parameters_are_named_by_patterns(model):
     names = list(dict(model.named_parameters()))
-    assert list(stationary_parameters(model)) == names
-    assert list(stationary_parameters(model, "3.*")) == [n for n in names if n.startswith("3.")]
+    assert list(chosen_parameters(model)) == names
+    assert list(chosen_parameters(model, "3.*")) == [n for n in names if n.startswith("3.")]
     with pytest.raises(DsvError, match="no parameter of the model fits 'head"):
-        stationary_parameters(model, f"{names[0]}, head.*")
+        chosen_parameters(model, f"{names[0]}, head.*")
 
 
 def test_entropy_by_hand():

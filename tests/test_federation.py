@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 
 import numpy
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
+from in_process import Client, InProcessGrid
 
 import client.app
 from dsv import DsvError, build_model
@@ -19,38 +17,7 @@ from server.app import main as server_main  # noqa: F401 (the component of pypro
 from server.events import BytesMoved, RoundDone
 from server.strategy import GuardedFedAvg
 
-Client = Callable[[Message], Message]
-
-
-@pytest.fixture(autouse=True)
-def a_flower_task(monkeypatch):
-    """Messages carry the identity of the task that makes them; Flower's processes set it when they start."""
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-
-
-class InProcessGrid(Grid):
-    """Nodes are functions from message to reply."""
-
-    def __init__(self, clients: list[Client]) -> None:
-        self.clients = {100 + number: client for number, client in enumerate(clients)}
-
-    def set_run(self, run) -> None: ...
-
-    @property
-    def run(self): ...
-
-    def create_message(self, *args, **kwargs): ...
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self.clients)
-
-    def push_messages(self, messages): ...
-
-    def pull_messages(self, message_ids): ...
-
-    def send_and_receive(self, messages, *, timeout=None):
-        return [self.clients[message.metadata.dst_node_id](message) for message in messages]
+pytestmark = pytest.mark.usefixtures("a_flower_task")
 
 
 def initial() -> ArrayRecord:

@@ -17,9 +17,9 @@ from dsv import (
     StationarityEngine,
     Task,
     build_model,
+    chosen_parameters,
     deepkkt_loss,
     kkt_gradient,
-    stationary_parameters,
 )
 
 COUNT = 7
@@ -72,7 +72,7 @@ def both(model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGH
     images = torch.randn(COUNT, 3, 8, 8, dtype=torch.float64)
     multipliers = torch.rand(COUNT, dtype=torch.float64)
     drawn = Augmentation(cutout=0.2, noise=0.1).draw(COUNT, (3, 8, 8), torch.Generator().manual_seed(1))
-    parameters = stationary_parameters(model, patterns)
+    parameters = chosen_parameters(model, patterns)
     compute = Compute(micro_batch=micro_batch)
     engine = StationarityEngine(model, parameters, DISTANCES[distance], compute=compute)
     views = [(1.0, lambda x, first: x * 1.0), (weights.augmented, drawn)]
@@ -133,7 +133,7 @@ def test_classifiers_of_torchvision(name):
     found = []
     for micro_batch in (1, 2):
         compute = Compute(micro_batch=micro_batch)
-        engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["layer-cosine"], compute=compute)
+        engine = StationarityEngine(model, chosen_parameters(model), DISTANCES["layer-cosine"], compute=compute)
         weights = dataclasses.replace(WEIGHTS, total_variation=0.0, norm=0.0)
         found.append(kkt_gradient(engine, candidates, [(1.0, lambda x, first: x * 1.0)], weights).images)
     assert found[0].abs().sum() > 0
@@ -143,7 +143,7 @@ def test_classifiers_of_torchvision(name):
 def test_a_frozen_model_is_no_obstacle():
     model = build_model(ModelSpec("convnet", 3, 8, 3, 4), seed=0).requires_grad_(False)
     compute = Compute()
-    engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["mean-l1"], compute=compute)
+    engine = StationarityEngine(model, chosen_parameters(model), DISTANCES["mean-l1"], compute=compute)
     candidates = Candidates(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.ones(2), 2)
     found = kkt_gradient(engine, candidates, [(1.0, lambda x, first: x * 1.0)], WEIGHTS)
     assert found.images.abs().sum() > 0

@@ -6,7 +6,7 @@ from dsv import KNOWN_TASKS, NORMS, DsvError, ModelSpec, Task, build_model
 COLOUR = KNOWN_TASKS["cifar10"]
 
 
-@pytest.mark.parametrize("architecture", ["convnet:8", "resnet18:8", "squeezenet1_1", "googlenet"])
+@pytest.mark.parametrize("architecture", ["convnet:8", "resnet18:8", "torchvision.resnet18", "googlenet"])
 @pytest.mark.parametrize("data", ["cifar10", "mnist"])
 def test_images_to_logits(architecture, data):
     task = KNOWN_TASKS[data]

@@ -129,7 +129,7 @@ with ranks_of_torchrun("cpu") as ranks:
     parts = Compute(micro_batch=2)  # alone, too, in parts: the same rounding as far as possible
     synthesised = synthesize(teacher.model, teacher.task, config, seed=0, labels=labels, ranks=ranks, compute=parts)
     model, own = teacher.model.double(), ranks.share(7)
-    engine = StationarityEngine(model, stationary_parameters(model), DISTANCES["layer-cosine"], ranks=ranks)
+    engine = StationarityEngine(model, chosen_parameters(model), DISTANCES["layer-cosine"], ranks=ranks)
     views = [(1.0, lambda x, first: x * 1.0), (2.0, lambda x, first: drawn(x, own.start + first))]
     mine = Candidates(images[own], labels[own], multipliers[own], 7)
     found = kkt_gradient(engine, mine, views, weights)

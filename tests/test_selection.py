@@ -20,13 +20,13 @@ from dsv import (
     SelectionConfig,
     StationarityEngine,
     Task,
+    chosen_parameters,
     class_accuracies,
     class_sums,
     from_uint8,
     rank_correlation,
     relative_l2,
     select,
-    stationary_parameters,
 )
 from protos.checkpoint import save_checkpoint
 
@@ -59,7 +59,7 @@ def test_weight_decay_makes_equal_multipliers_stationary():
 
     solver.step(objective)
     multipliers = torch.full((len(labels),), 1 / (len(labels) * decay), dtype=torch.float64)
-    engine = StationarityEngine(model, stationary_parameters(model), relative_l2)
+    engine = StationarityEngine(model, chosen_parameters(model), relative_l2)
     total = engine.total_gradient([Batch(inputs, labels, multipliers)])
     assert float(engine.direction(total)[0]) < 1e-6
     assert engine.least_squares_scale(total) == pytest.approx(1, abs=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import client.download
-import server.store
+import protos.files
 from client.download import download, list_releases
 from dsv import DsvError
 from protos import artefact, release_pb2, release_pb2_grpc
@@ -60,7 +60,7 @@ def test_a_crash_while_publishing_leaves_no_release(tmp_path, content, monkeypat
     def crash(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(server.store.os, "replace", crash)
+    monkeypatch.setattr(protos.files.os, "replace", crash)
     with pytest.raises(DsvError, match="cannot publish into .*No space left"):
         store.publish(content)
     assert store.list() == [] and list(tmp_path.iterdir()) == []
@@ -117,7 +117,7 @@ def test_a_download_goes_on_from_an_offset(served, content):
 
 
 def test_large_releases_come_in_chunks(served, content, monkeypatch):
-    monkeypatch.setattr("server.distribution.CHUNK_SIZE_BYTES", 100)
+    monkeypatch.setattr("server.release_service.CHUNK_SIZE_BYTES", 100)
     address, name = served
     got = download(address, name)
     assert got.content == content and got.bytes_down > len(content) + 5 * (len(content) // 100)

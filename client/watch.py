@@ -1,0 +1,65 @@
+"""Waiting for new releases."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from client.download import ReleaseInfo, list_releases
+from client.server_link import BreakError, Server
+from client.slowness import Patience
+from protos import release_pb2
+
+_PAUSE_S = 1.0
+
+
+def new_releases(
+    server: Server, known: set[str], *, look_interval_s: float = 3600.0, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[ReleaseInfo]:
+    """Yield every release that is not in ``known`` (digests, which grows), oldest first, and never end.
+
+    The server's word that there is something new only makes this look; what is yielded comes from ``list_releases``,
+    and so from signed metadata where there is trust. It looks once in ``look_interval_s`` in any case, so that a
+    server that keeps silent is noticed by its metadata's expiry.
+
+    Raises:
+        DsvError: the server refuses this device for good.
+        TrustError: as ``signed_releases``.
+    """
+    patience, failures = Patience(), 0
+    while True:
+        try:
+            yield from _unknown(server, known)
+            failures = 0
+            for digest in _told(server, look_interval_s):
+                if digest not in known:
+                    yield from _unknown(server, known)
+                    if digest not in known:
+                        sleep(_PAUSE_S)  # a server that makes digests up must not keep a device busy
+        except BreakError:
+            failures += 1
+            sleep(patience.backoff_s(failures) * random.uniform(0.5, 1))
+
+
+def _told(server: Server, look_interval_s: float) -> Iterator[str]:
+    """Digests that the server names, until it is time to look for oneself."""
+    with server.stub() as stub:
+        call = stub.WatchReleases(release_pb2.WatchReleasesRequest(), timeout=look_interval_s, metadata=server.metadata)
+        try:
+            for response in call:
+                yield response.release.digest
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        finally:
+            call.cancel()
+
+
+def _unknown(server: Server, known: set[str]) -> Iterator[ReleaseInfo]:
+    for release in reversed(list_releases(server)):
+        if release.digest not in known:
+            known.add(release.digest)
+            yield release

@@ -1,0 +1,159 @@
+"""An operator's side: speaks to Flower's Control API through the ``flwr`` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from deploy.addresses import Address
+from deploy.processes import POLL_S, app_folder, flower_environment, tool
+from dsv import DsvError
+
+CONNECTION = "dsv"
+_COMMAND_TIMEOUT_S = 180.0
+_STATUS_EVERY_S = 10.0
+_FINISHED = "finished:"
+_COMPLETED = "finished:completed"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A way to the Control API.
+
+    Args:
+        address: the SuperLink on loopback, or an operator's proxy.
+        authority: CA certificate for TLS; None speaks plainly, which loopback alone allows.
+        home: FLWR_HOME of the commands.
+    """
+
+    address: Address
+    authority: Path | None
+    home: Path
+
+    def register(self, public_key: Path) -> None:
+        """Admit the SuperNode that has this key.
+
+        Raises:
+            DsvError: refused, or unreachable.
+        """
+        if not public_key.is_file():
+            raise DsvError(f"{public_key} is missing; it is node.pub in a folder nodes/NAME of 'dsv certs'")
+        self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)
+
+    def unregister(self, node: int) -> None:
+        """Shut a SuperNode out; its next sign of life is refused."""
+        self._flwr("supernode", "unregister", str(node), CONNECTION)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """SuperNodes as ``flwr supernode list`` tells them: ``node-id``, ``status`` (registered, online, offline)."""
+        return list(self._flwr("supernode", "list", CONNECTION)["nodes"])
+
+    def start(self, run_config: Mapping[str, object]) -> int:
+        """Start a run of this checkout's app and return its id.
+
+        Raises:
+            DsvError: refused, or unreachable.
+        """
+        overrides = self.home / "run-config.toml"
+        overrides.write_text(tomli_w.dumps(run_config))
+        return int(self._flwr("run", str(app_folder()), CONNECTION, "-c", str(overrides))["run-id"])
+
+    def status(self, run: int) -> str:
+        """Status of a run, such as ``running`` or ``finished:completed``."""
+        listed = self._flwr("list", CONNECTION, "--run-id", str(run))
+        return str(listed["runs"][0]["status"])
+
+    def stop(self, run: int) -> None:
+        """Stop a run."""
+        self._flwr("stop", str(run), CONNECTION)
+
+    def await_end(self, run: int, *, finished: Callable[[], bool]) -> None:
+        """Wait until a run has completed.
+
+        Args:
+            finished: called several times a second; True ends the waiting early, once the app has done all it does.
+
+        Raises:
+            DsvError: it ended otherwise; holds the last line of its log.
+        """
+        while not finished():
+            status = self.status(run)  # a process that takes seconds
+            if status == _COMPLETED:
+                return
+            if status.startswith(_FINISHED) and not finished():
+                raise DsvError(f"the run ended as {status!r}; its last words: {self._last_words(run)}")
+            deadline = time.monotonic() + _STATUS_EVERY_S
+            while time.monotonic() < deadline and not finished():
+                time.sleep(POLL_S)
+
+    def _last_words(self, run: int) -> str:
+        """The line of a run's log that tells most."""
+        command = [tool("flwr"), "log", str(run), CONNECTION, "--show"]
+        shown = subprocess.run(
+            command, env=flower_environment(self.home), capture_output=True, text=True, check=False, timeout=60
+        )
+        lines = [line.strip() for line in shown.stdout.splitlines() if line.strip()]
+        telling = [line for line in lines if "Error" in line]
+        return (telling or lines or ["it logged nothing"])[-1]
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        command = [tool("flwr"), *arguments, "--format", "json"]
+        try:
+            done = subprocess.run(
+                command,
+                env=flower_environment(self.home),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_COMMAND_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise DsvError(f"{self.address} did not answer within {_COMMAND_TIMEOUT_S:.0f} s; is it up?") from None
+        answer = _json_in(done.stdout)
+        if done.returncode != 0 or not answer.get("success", False):
+            said = str(answer.get("error-message") or done.stderr.strip() or done.stdout.strip() or "nothing")
+            reason = " ".join(said.split())[-400:]
+            raise DsvError(f"'flwr {' '.join(arguments[:2])}' over {self.address} was refused: {reason}")
+        return answer
+
+
+@contextmanager
+def control(address: Address, authority: Path | None) -> Iterator[Control]:
+    """A way to the Control API, with a Flower home that is gone at the end.
+
+    Raises:
+        DsvError: plain speech with another machine was asked for.
+    """
+    if authority is None and not address.is_loopback:
+        raise DsvError(
+            f"{address} is another machine; run 'dsv deploy operator' here and give its loopback address, or use "
+            "the SuperLink's machine"
+        )
+    with tempfile.TemporaryDirectory(prefix="dsv-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        settings: dict[str, object] = {"address": str(address)}
+        if authority is None:
+            settings["insecure"] = True
+        else:
+            settings["root-certificates"] = str(authority.absolute())
+        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: settings}}))
+        yield Control(address, authority, home)
+
+
+def _json_in(printed: str) -> dict[str, Any]:
+    """The JSON object among what a command printed."""
+    begin, end = printed.find("{"), printed.rfind("}")
+    try:
+        found = json.loads(printed[begin : end + 1])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,170 @@
+"""``dsv doctor``: looks a device or a server over and says what to fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from deploy.addresses import Address
+from deploy.doctor_server import check_server
+from deploy.findings import Finding, bad, fine, worrying
+from deploy.pem import read_certificate
+from dsv import DsvError, picture_paths
+
+_EXPIRES_SOON = timedelta(days=30)
+_DISK_LEAST_BYTES, _DISK_LITTLE_BYTES = 500_000_000, 5_000_000_000
+_MEMORY_LEAST_BYTES = 700_000_000  # a client's process with torch loaded and a small model
+_DECODED_AT_MOST = 500
+
+
+class Role(StrEnum):
+    """What is looked over."""
+
+    DEVICE = "device"
+    SERVER = "server"
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What to look at; None is not looked at.
+
+    Args:
+        role: a server also needs nginx.
+        certificates: folder ``server/`` or ``nodes/NAME/`` of ``dsv certs``.
+        server: address of the proxy.
+        data: a device's images, train/<class>/*.
+        state: folder that takes files.
+    """
+
+    role: Role
+    certificates: Path | None
+    server: Address | None
+    data: Path | None
+    state: Path
+
+
+def examine(patient: Patient) -> Iterator[Finding]:
+    """Findings, one after the other, as they come."""
+    yield from _check_versions(patient.role)
+    if patient.certificates:
+        yield from _check_certificates(patient.certificates)
+    if patient.server:
+        yield from check_server(patient.server, patient.certificates)
+    yield _check_disk(patient.state)
+    yield _check_memory()
+    if patient.data:
+        yield from _check_data(patient.data)
+
+
+def _check_versions(role: Role) -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    extra = "server" if role is Role.SERVER else "client"
+    for text in requires("feddsv") or ():
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            yield bad("versions", f"{requirement.name} is not installed", "install feddsv anew: 'make install'")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wanted = f"{requirement.name} {found} is not {requirement.specifier}"
+            yield bad("versions", wanted, "install feddsv anew: 'make install'")
+        elif requirement.name in ("flwr", "torch"):
+            yield fine("versions", f"{requirement.name} {found}")
+    if role is Role.SERVER:
+        from deploy.proxy import has_nginx
+
+        remedy = "install it with the system's package manager (Debian: nginx-light)"
+        yield fine("versions", "nginx is installed") if has_nginx() else bad("versions", "nginx is missing", remedy)
+
+
+def _check_certificates(folder: Path) -> Iterator[Finding]:
+    files = sorted(folder.glob("*.crt")) if folder.is_dir() else []
+    if not files:
+        yield bad("certificates", f"{folder} holds no certificate", "copy the folder that 'dsv certs' made here")
+    for path in files:
+        yield _check_certificate(path)
+    for path in sorted(folder.iterdir()) if files else ():
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077 and path.suffix not in (".crt", ".pub"):
+            yield bad("certificates", f"others may read the key {path} (mode {mode:o})", f"chmod 600 {path}")
+        elif not os.access(path, os.R_OK):
+            yield bad("certificates", f"{path} cannot be read by this user", "give it to the user that runs feddsv")
+
+
+def _check_certificate(path: Path) -> Finding:
+    try:
+        certificate = read_certificate(path)
+    except DsvError as error:
+        return bad("certificates", str(error), "copy the file here anew")
+    now, end = datetime.now(UTC), certificate.not_valid_after_utc
+    until = f"{path} is valid until {end:%Y-%m-%d}"
+    renew = "make a new one (docs/deploy.md, Keys that grow old)"
+    if now < certificate.not_valid_before_utc:
+        return bad("certificates", f"{path} is not valid before {certificate.not_valid_before_utc}", "set the clock")
+    if now > end:
+        return bad("certificates", f"{path} expired on {end:%Y-%m-%d}", renew)
+    return worrying("certificates", until, renew) if end - now < _EXPIRES_SOON else fine("certificates", until)
+
+
+def _check_disk(state: Path) -> Finding:
+    folder = next(place for place in (state.absolute(), *state.absolute().parents) if place.exists())
+    if not os.access(folder, os.W_OK):
+        return bad("disk", f"{folder} cannot be written", "name another --state, or give it to this user")
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:.1f} GB free at {folder}"
+    if free < _DISK_LEAST_BYTES:
+        return bad("disk", text, "free half a gigabyte")
+    return worrying("disk", text, "free some space") if free < _DISK_LITTLE_BYTES else fine("disk", text)
+
+
+def _check_memory() -> Finding:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return worrying("memory", "this system does not tell how much is available", "look yourself")
+    text = f"{available / 1e9:.1f} GB available"
+    if available < _MEMORY_LEAST_BYTES:
+        return bad("memory", text, "end something, or add swap: training needs 0.7 GB")
+    return fine("memory", text)
+
+
+def _check_data(root: Path) -> Iterator[Finding]:
+    train = root / "train"
+    if not train.is_dir():
+        yield bad("data", f"{root} has no train/ folder", "put train/<class>/<images> into it")
+        return
+    counts = {entry.name: len(picture_paths(entry)) for entry in sorted(train.iterdir()) if entry.is_dir()}
+    if not any(counts.values()):
+        yield bad("data", f"{train} holds no image", "put train/<class>/<images> into it")
+        return
+    yield fine("data", f"{sum(counts.values())} images in {len(counts)} classes at {train}")
+    for name, count in counts.items():
+        if not count:
+            yield worrying("data", f"class folder {train / name} holds no image", "add images or remove the folder")
+    broken = [path for path in picture_paths(train)[:_DECODED_AT_MOST] if not _decodes(path)]
+    if broken:
+        some = ", ".join(str(path) for path in broken[:3])
+        yield bad("data", f"{len(broken)} images cannot be decoded: {some}", "replace or remove them")
+
+
+def _decodes(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+    except Exception:  # whatever Pillow raises: training would stop at this file
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""Flower's SuperLink and SuperNode, with TLS and authentication and no way to leave them out."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from deploy.addresses import Address
+from deploy.pem import existing
+from deploy.processes import flower_environment, tool
+from dsv import DsvError
+
+SUPERLINK_PORT = 9092
+GATE_PORT = 9093
+SUPERNODE_PORT = 9094
+OPERATOR_PORT = 9095
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A SuperLink. It listens on loopback: its Control API asks nobody who they are, deploy/proxy.py does.
+
+    Args:
+        certificates: the folder ``server/`` of ``dsv certs``.
+        state: folder of its database, of Flower's files and of the runs.
+        port: TCP port on loopback.
+    """
+
+    certificates: Path
+    state: Path
+    port: int
+
+    @property
+    def home(self) -> Path:
+        """FLWR_HOME of its processes."""
+        return self.state.absolute() / "flower"
+
+    def command(self) -> list[str]:
+        """What to execute."""
+        files = {"ca-cert": "authority.crt", "cert": "server.crt", "key": "server.key"}
+        command = [tool("flower-superlink"), "--host", _LOOPBACK, "--port", str(self.port), "--enable-supernode-auth"]
+        for option, name in files.items():
+            command += [f"--ssl-{option}file", str(existing(self.certificates / name))]
+        return [*command, "--database", str(self.state.absolute() / "superlink.db"), "--isolation", "subprocess"]
+
+
+@dataclass(frozen=True)
+class SuperNode:
+    """A SuperNode: this device's part of the federation.
+
+    Args:
+        keys: the folder ``nodes/NAME/`` of ``dsv certs``.
+        server: public address of the server.
+        data: this device's own images, train/<class>/*.
+        state: folder of Flower's files.
+        port: TCP port on loopback over which its own processes speak to it.
+    """
+
+    keys: Path
+    server: Address
+    data: Path
+    state: Path
+    port: int
+
+    @property
+    def home(self) -> Path:
+        """FLWR_HOME of its processes."""
+        return self.state.absolute() / "flower"
+
+    def command(self) -> list[str]:
+        """What to execute.
+
+        Raises:
+            DsvError: a key or the data is missing.
+        """
+        if not (self.data / "train").is_dir():
+            raise DsvError(f"data folder {self.data} has no train/ folder; put train/<class>/<images> into it")
+        root = str(self.data.absolute())
+        if any(c in root for c in "\"'\\\n"):
+            raise DsvError(f"Flower cannot take the path {root!r}; move it to one without quotes or backslashes")
+        return [
+            *(tool("flower-supernode"), "--superlink", str(self.server)),
+            *("--root-certificates", str(existing(self.keys / "authority.crt"))),
+            *("--auth-supernode-private-key", str(existing(self.keys / "node"))),
+            *("--host", _LOOPBACK, "--port", str(self.port)),
+            *("--node-config", f"data-root={json.dumps(root, ensure_ascii=False)}"),
+        ]
+
+
+def become(command: list[str], home: Path) -> NoReturn:
+    """Replace this process by ``command``, so that whoever supervises it, supervises Flower itself.
+
+    Raises:
+        DsvError: the state folder cannot be made.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chdir(home.parent)
+    except OSError as error:
+        raise DsvError(f"cannot use the state folder {home.parent}: {error.strerror}; name another") from None
+    os.execve(command[0], command, flower_environment(home))

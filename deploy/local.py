@@ -1,0 +1,195 @@
+"""``dsv deploy local``: a whole deployment on this machine, each part a process of its own on loopback.
+
+The processes are the very commands that the containers and the systemd units start.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from client.data import folder_classes
+from deploy.addresses import Address
+from deploy.certificates import NODES, OPERATOR, SERVER, make_certificates
+from deploy.control import Control, control
+from deploy.device_folders import digit_settings, write_digit_folders
+from deploy.processes import await_answer, flower_process, free_port, tool
+from deploy.progress import Display, show_event
+from deploy.proxy import has_nginx
+from dsv import DsvError
+from protos.settings import IMAGEFOLDER, RunSettings
+from server.events import Event, EventReader, Failed, SynthesisDone
+from server.run_folder import STORE_FOLDER, new_run_dir
+
+_HOST = "127.0.0.1"
+_START_TIMEOUT_S = 120.0
+_DAYS = 30
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """Options of ``dsv deploy local``; its help describes them."""
+
+    out: Path
+    device_data: tuple[Path, ...]
+    nodes: int
+
+    def __post_init__(self) -> None:
+        devices = len(self.device_data) or self.nodes
+        if devices < 2:
+            raise DsvError(f"a federation needs at least 2 devices, got {devices}; give --device-data for each")
+
+
+@dataclass(frozen=True)
+class LocalDeployment:
+    """A deployment that runs.
+
+    Args:
+        folder: of everything that it writes.
+        control: the operator's way in.
+        server: what SuperNodes are given.
+        supernodes: the processes, in the order of their data.
+        superlink: its process.
+        settings: of the run, with data, classes and folders filled in.
+        distribution: address of the distribution service, which speaks TLS.
+        root: root.json of the store, which newcomers are handed.
+    """
+
+    folder: Path
+    control: Control
+    server: Address
+    superlink: subprocess.Popen[bytes]
+    supernodes: tuple[subprocess.Popen[bytes], ...]
+    settings: RunSettings
+    distribution: Address
+    root: Path
+
+    @property
+    def authority(self) -> Path:
+        """CA certificate of the server."""
+        return self.folder / "certs" / SERVER / "authority.crt"
+
+    def run(self, display: Display) -> None:
+        """Rounds, synthesis, publication.
+
+        Raises:
+            DsvError: the run did not complete.
+        """
+        run_dir = Path(self.settings.run_dir)
+        reader, done = EventReader(run_dir), []
+
+        def finished() -> bool:
+            for event in reader.new():
+                _raise_failure(event)
+                show_event(event, display)
+                done.extend([event] if isinstance(event, SynthesisDone) else [])
+            return bool(done)
+
+        run = self.control.start(self.settings.to_run_config())
+        display.say(f"run {run} over {self.server}; its folder: {run_dir}")
+        self.control.await_end(run, finished=finished)
+
+
+def _raise_failure(event: Event) -> None:
+    if isinstance(event, Failed):
+        raise DsvError(event.reason)
+
+
+@contextmanager
+def local_deployment(settings: RunSettings, options: LocalOptions, display: Display) -> Iterator[LocalDeployment]:
+    """Certificates, SuperLink, proxy, SuperNodes and distribution service; nothing of it is left at the end.
+
+    Where nginx is missing, SuperNodes reach the SuperLink itself, which only loopback makes bearable.
+
+    Raises:
+        DsvError: a part does not start, or the devices' data does not fit.
+    """
+    folder = new_run_dir(options.out).absolute()
+    display.say(f"deployment folder: {folder}")
+    settings, data = _data(settings, options, folder)
+    names = tuple(f"node{number}" for number in range(len(data)))
+    make_certificates(folder / "certs", hosts=(_HOST,), nodes=names, days=_DAYS)
+    settings = replace(settings, run_dir=str(folder / "run"), store=str(folder / STORE_FOLDER))
+    (folder / STORE_FOLDER).mkdir()
+    with ExitStack() as stack:
+        start = _Starter(folder, stack)
+        superlink, server, way = start.server(display)
+        for name in names:
+            way.register(folder / "certs" / NODES / name / "node.pub")
+        supernodes = tuple(start.supernode(name, root, server) for name, root in zip(names, data, strict=True))
+        distribution, root = start.distribution()
+        display.say(f"{len(names)} SuperNodes with keys of their own; newcomers: {distribution}")
+        yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution, root)
+
+
+def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[RunSettings, Sequence[Path]]:
+    if not options.device_data:
+        return digit_settings(settings), write_digit_folders(folder / "devices", options.nodes)
+    if settings.classes:
+        return replace(settings, data=IMAGEFOLDER), options.device_data
+    known = {name for root in options.device_data for name in folder_classes(str(root))}
+    return replace(settings, data=IMAGEFOLDER, classes=",".join(sorted(known))), options.device_data
+
+
+@dataclass(frozen=True)
+class _Starter:
+    folder: Path
+    stack: ExitStack
+
+    def server(self, display: Display) -> tuple[subprocess.Popen[bytes], Address, Control]:
+        """SuperLink and proxies: the process, the address for SuperNodes, the operator's way in."""
+        certificates, own = self.folder / "certs" / SERVER, Address(_HOST, free_port())
+        authority = certificates / "authority.crt"
+        superlink = self._dsv("superlink", "--certs", str(certificates), "--port", str(own.port))
+        self._await(superlink, f"https://{own}/health", "superlink", authority)
+        if not has_nginx():
+            display.say("nginx is not installed: no proxy in front of the SuperLink, which listens on loopback alone")
+            return superlink, own, self.stack.enter_context(control(own, authority))
+        gate, operator = Address(_HOST, free_port()), Address(_HOST, free_port())
+        options = ("--certs", str(certificates), "--listen", str(gate), "--superlink-port", str(own.port))
+        self._await(self._dsv("proxy", *options), f"https://{gate}/health", "proxy", authority)
+        options = (
+            "--certs",
+            str(self.folder / "certs" / OPERATOR),
+            "--server",
+            str(gate),
+            "--port",
+            str(operator.port),
+        )
+        self._await(self._dsv("operator", *options), f"http://{operator}/health", "operator")
+        return superlink, gate, self.stack.enter_context(control(operator, None))
+
+    def supernode(self, name: str, data: Path, server: Address) -> subprocess.Popen[bytes]:
+        """A SuperNode on its own data, with its own key."""
+        keys = ("--keys", str(self.folder / "certs" / NODES / name))
+        options = (*keys, "--data", str(data), "--server", str(server), "--port", str(free_port()))
+        return self._dsv("supernode", *options, name=name)
+
+    def distribution(self) -> tuple[Address, Path]:
+        """The distribution service, with TLS and signed releases: its address and the root.json of its newcomers."""
+        address, own = Address(_HOST, free_port()), self.folder / "certs" / SERVER
+        store = ("--store", str(self.folder / STORE_FOLDER), "--keys", str(self.folder / "signing"))
+        made = subprocess.run([tool("dsv"), "keys", "init", *store], capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise DsvError(f"cannot sign the store: {made.stderr.strip()}")
+        tls = ("--certificate", str(own / "server.crt"), "--key", str(own / "server.key"))
+        command = [tool("dsv"), "serve", *store, *tls, "--port", str(address.port)]
+        self.stack.enter_context(flower_process(command, self.folder / "serve", self.folder / "serve.log"))
+        root = self.folder / "root.json"
+        shutil.copyfile(made.stdout.splitlines()[0].rpartition(": ")[2], root)
+        return address, root
+
+    def _dsv(self, part: str, *options: str, name: str = "") -> subprocess.Popen[bytes]:
+        state = self.folder / (name or part)
+        command = [tool("dsv"), "deploy", part, "--state", str(state), *options]
+        return self.stack.enter_context(flower_process(command, state / "flower", self._log(name or part)))
+
+    def _await(self, child: subprocess.Popen[bytes], url: str, name: str, trust: Path | None = None) -> None:
+        await_answer(child, url, name=f"the {name}", log=self._log(name), timeout_s=_START_TIMEOUT_S, trust=trust)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"

@@ -1,0 +1,159 @@
+"""Processes on this machine: started in groups of their own, awaited, and ended with everything that they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dsv import DsvError
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_S = 0.2
+_STOP_TIMEOUT_S = 10.0
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else every run starts with 'uv sync' and fails offline
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+}
+"""Environment of every Flower process: no telemetry, no network."""
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Environment of a Flower process that keeps its files in ``home``.
+
+    Flower starts its children by name, so the folder of the running Python comes first on PATH.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path}
+
+
+def tool(name: str) -> str:
+    """The executable beside the running Python, so that no other installation's is taken."""
+    return str(Path(sys.executable).parent / name)
+
+
+def app_folder() -> Path:
+    """The checkout that holds the Flower app.
+
+    Raises:
+        DsvError: this installation is none.
+    """
+    if not (ROOT / "pyproject.toml").exists():
+        raise DsvError(
+            "federations run from a checkout of feddsv, which holds the Flower app; clone it and 'make install'"
+        )
+    return ROOT
+
+
+@contextmanager
+def process(command: list[str], environment: Mapping[str, str], output: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a process group of its own, which is ended with everything in it."""
+    child = subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=output,  # type: ignore[call-overload]
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(child.pid, number)
+                child.wait(_STOP_TIMEOUT_S)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+
+
+@contextmanager
+def flower_process(command: list[str], home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child with a FLWR_HOME of its own, which is ended with everything that has the same."""
+    home.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, process(command, flower_environment(home), output) as child:
+        try:
+            yield child
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+            end_all(home)
+
+
+def end_all(home: Path) -> None:
+    """End every process that was started with this FLWR_HOME: Flower and Ray put theirs into groups of their own, which
+    outlive an interrupted SuperLink."""
+    wanted = f"FLWR_HOME={home}".encode()
+    for number, patience_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + patience_s
+        for pid in _processes_with(wanted):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        while _processes_with(wanted) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+
+def _processes_with(variable: bytes) -> list[int]:
+    """Processes that have this in their environment; zombies have none."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and variable in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def answers(url: str, trust: ssl.SSLContext | None = None) -> bool:
+    """Whether an HTTP server answers there with success within a second."""
+    try:
+        with urllib.request.urlopen(url, timeout=1, context=trust):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def await_answer(
+    child: subprocess.Popen[bytes], url: str, *, name: str, log: Path, timeout_s: float, trust: Path | None = None
+) -> None:
+    """Wait until a child's HTTP server answers.
+
+    Args:
+        name: what it is called in the error.
+        trust: CA certificate for https; the system's when None.
+
+    Raises:
+        DsvError: it ended, or did not answer in time; holds its last words.
+    """
+    context = ssl.create_default_context(cafile=str(trust)) if trust else None
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and child.poll() is None:
+        if answers(url, context):
+            return
+        time.sleep(POLL_S)
+    raise DsvError(f"{name} did not start on {url.split('/')[2]}; its last words: {last_words(log)}")
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return (lines or ["it printed nothing"])[-1]
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

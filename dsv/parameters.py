@@ -1,0 +1,63 @@
+"""Parameters of a model by name: those that stationarity speaks of, those that are trained."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from dsv.errors import DsvError
+
+HEAD = "head"
+"""As a pattern: the last linear layer, whatever it is called."""
+
+
+def chosen_parameters(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:
+    """Parameters of ``model`` under their names, in the model's order.
+
+    Args:
+        patterns: shell patterns separated by commas; ``*`` takes the whole network, ``classifier.*`` the last layer of
+            convnet and resnet18, and ``head`` the last linear layer of any model (the paper's transfer setting, where
+            nothing else was trained).
+
+    Raises:
+        DsvError: a pattern that fits no parameter.
+    """
+    named = dict(model.named_parameters())
+    wanted = [_resolved(model, pattern.strip()) for pattern in patterns.split(",")]
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise DsvError(
+                f"no parameter of the model fits {pattern!r}; it has, among others, {', '.join([*named][-4:])}"
+            )
+    return {name: p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
+
+
+def train_only(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:
+    """Freeze all other parameters of ``model``; returns those left, as ``chosen_parameters`` does and raises."""
+    chosen = chosen_parameters(model, patterns)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return chosen
+
+
+def start_training(model: nn.Module) -> None:
+    """Training mode, but for batch norms of a partly frozen model that are frozen themselves: their running statistics
+    belong to the frozen weights and stay as they are."""
+    model.train()
+    if all(p.requires_grad for p in model.parameters()):
+        return
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+            p.requires_grad for p in module.parameters()
+        ):
+            module.eval()
+
+
+def _resolved(model: nn.Module, pattern: str) -> str:
+    if pattern != HEAD:
+        return pattern
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise DsvError("the model has no linear layer, so it has no head; name its parameters by a pattern")
+    return f"{layers[-1]}.*"

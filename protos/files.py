@@ -1,0 +1,51 @@
+"""Files that are there whole or not at all, also after a power cut."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".publishing-"
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write beside, flush to disk, rename, flush the folder: a reader or a crash never sees half a file.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY_PREFIX, delete=False) as opened:
+            temporary = opened.name
+            opened.write(content)
+            opened.flush()
+            os.fchmod(opened.fileno(), mode)
+            os.fsync(opened.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in ``folder`` last: a rename is only on disk once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which is made, alone among processes; a process that dies lets go of it."""
+    with path.open("a") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,103 @@
+"""What a server knows of its store's releases. Each file is read and checked once, and again when it was written to."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from dsv import DsvError, SupportSet
+from protos import artefact, release_pb2
+from server.signed_releases import SignedRelease
+from server.store import ReleaseStore, StoredRelease, UnknownReleaseError
+
+
+class UnusableReleaseError(DsvError):
+    """The file is there, but is not the release that its name says, or is too large to be served."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A release that was checked."""
+
+    manifest: release_pb2.GetReleaseManifestResponse
+    classes: int
+
+    @property
+    def release(self) -> release_pb2.Release:
+        """As it is listed."""
+        return self.manifest.release
+
+    def to_signed(self) -> SignedRelease:
+        """What signed metadata says of it."""
+        r = self.release
+        return SignedRelease(r.digest, r.size_bytes, r.images, self.classes, r.teacher_architecture)
+
+
+class Catalogue:
+    """Descriptions of a store's releases; safe to use from several threads."""
+
+    def __init__(self, store: ReleaseStore, *, max_release_bytes: int) -> None:
+        self._store = store
+        self._max_release_bytes = max_release_bytes
+        self._known: dict[StoredRelease, Entry | str] = {}
+        # One at a time: a thousand first calls must not read a thousand files into memory.
+        self._reading = threading.Lock()
+
+    def list(self) -> list[Entry]:
+        """Every release that can be used, newest first."""
+        stored = self._store.list()
+        with self._reading:
+            entries = [self._look_at(release) for release in stored]
+            self._known = {release: self._known[release] for release in stored}
+        return [entry for entry in entries if isinstance(entry, Entry)]
+
+    def get(self, digest: str) -> Entry:
+        """One release.
+
+        Raises:
+            UnknownReleaseError: there is none of that digest.
+            UnusableReleaseError: its file was altered, or is too large.
+        """
+        found = next((release for release in self._store.list() if release.digest == digest), None)
+        if found is None:
+            raise UnknownReleaseError(f"no release {digest}")
+        with self._reading:
+            entry = self._look_at(found)
+        if isinstance(entry, str):
+            raise UnusableReleaseError(entry)
+        return entry
+
+    def _look_at(self, stored: StoredRelease) -> Entry | str:
+        if stored not in self._known:
+            self._known[stored] = self._read(stored)
+        return self._known[stored]
+
+    def _read(self, stored: StoredRelease) -> Entry | str:
+        if stored.size_bytes > self._max_release_bytes:
+            return f"release {stored.digest} is above this server's limit of {self._max_release_bytes} bytes"
+        try:
+            content = self._store.read(stored.digest)
+            altered = artefact.digest(content) != stored.digest
+            support_set = None if altered else artefact.decode(content)
+        except (DsvError, OSError):
+            support_set = None
+        if support_set is None:
+            return f"release {stored.digest} was altered in the store"
+        return Entry(_manifest(stored, support_set), support_set.task.classes)
+
+
+def _manifest(stored: StoredRelease, support_set: SupportSet) -> release_pb2.GetReleaseManifestResponse:
+    task, origin = support_set.task, support_set.provenance
+    release = release_pb2.Release(
+        digest=stored.digest,
+        size_bytes=stored.size_bytes,
+        published_unix_s=stored.published_unix_s,
+        images=len(support_set),
+        class_names=task.class_names,
+        channels=task.channels,
+        image_size_px=task.image_size_px,
+        teacher_architecture=origin.teacher_architecture,
+    )
+    return release_pb2.GetReleaseManifestResponse(
+        release=release, teacher_sha256=origin.teacher_sha256, start=origin.start, versions=dict(origin.versions)
+    )

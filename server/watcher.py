@@ -1,0 +1,90 @@
+"""Looks at the store for new releases, has them signed, and tells those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+from dsv import DsvError
+from server.catalogue import Catalogue, Entry
+from server.metrics import Metrics, log_event
+from server.publication import Publication
+from server.serve_options import ServeOptions
+from server.signing_keys import SigningKeys
+from server.store import ReleaseStore
+
+
+class StoreWatcher:
+    """A task that keeps the releases, newest first, and their metadata fresh."""
+
+    def __init__(self, store: ReleaseStore, catalogue: Catalogue, options: ServeOptions, metrics: Metrics) -> None:
+        self._catalogue, self._options, self._metrics = catalogue, options, metrics
+        self._publication: Publication | None = None
+        if options.keys and store.metadata_folder:
+            self._publication = Publication(store.metadata_folder, SigningKeys(options.keys), options.lifetimes)
+        # A tenth of the shortest life: metadata is signed anew once half of it is over.
+        self._sign_interval_s = min(60.0, options.lifetimes.timestamp.total_seconds() / 10)
+        self._signed_s = -self._sign_interval_s
+        self._changed = asyncio.Condition()
+        self.releases: list[Entry] = []
+        self.stopping = False
+
+    async def start(self) -> None:
+        """Look once, and go on looking.
+
+        Raises:
+            DsvError: the store cannot be signed with the keys given.
+        """
+        self.releases = await asyncio.to_thread(self._catalogue.list)
+        if self._publication:
+            await asyncio.to_thread(self._sign, self._publication, self.releases)
+        self._metrics.releases.set(len(self.releases))
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop looking and wake everybody who waits."""
+        self.stopping = True
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait(self, known: int) -> None:
+        """Return once there are other releases than ``known`` (a number of looks), or the server stops."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.stopping or self.look != known)
+
+    look = 0
+    """Rises whenever the releases change."""
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.look_interval_s)
+            try:
+                await self._look()
+            except (DsvError, OSError) as error:
+                self._metrics.signing_failures.inc()
+                log_event(logging.ERROR, "cannot sign", reason=str(error))
+
+    async def _look(self) -> None:
+        found = await asyncio.to_thread(self._catalogue.list)
+        changed = [entry.release.digest for entry in found] != [entry.release.digest for entry in self.releases]
+        if self._publication and (changed or time.monotonic() - self._signed_s >= self._sign_interval_s):
+            await asyncio.to_thread(self._sign, self._publication, found)
+        if changed:  # after signing: who is told must find it signed
+            self.releases = found
+            self.look += 1
+            self._metrics.releases.set(len(found))
+            log_event(logging.INFO, "releases", count=len(found))
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _sign(self, publication: Publication, entries: list[Entry]) -> None:
+        if publication.update([entry.to_signed() for entry in reversed(entries)]):
+            log_event(logging.INFO, "signed", releases=len(entries))
+        self._signed_s = time.monotonic()
+        for role, expires in publication.expiries().items():
+            self._metrics.expires.labels(role).set(expires.timestamp())

@@ -1,0 +1,67 @@
+"""Mistakes in the commands of a deployment: one line each, nothing started, nothing left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from client.data import device_images
+from deploy.certificates import make_certificates
+from deploy.cli import cli
+from deploy.device_folders import TASK, write_digit_folders
+from deploy.processes import free_port
+
+
+def refused(message: str, *arguments: object) -> None:
+    result = CliRunner().invoke(cli, [str(a) for a in arguments])
+    assert result.exit_code != 0 and message in result.output.replace("\n", " "), result.output
+    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+
+
+@pytest.fixture
+def certs(tmp_path) -> Path:
+    make_certificates(tmp_path / "certs", hosts=("localhost",), nodes=("a",), days=1)
+    return tmp_path / "certs"
+
+
+def test_a_federation_of_one(tmp_path):
+    out = tmp_path / "runs"
+    refused("at least 2 devices, got 1", "deploy", "local", "--out", out, "--nodes", 1)
+    refused("at least 2 devices, got 1", "deploy", "local", "--out", out, "--device-data", tmp_path)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("part", ["superlink", "proxy"])
+def test_parts_without_certificates(part, tmp_path):
+    refused("is missing; make it with 'dsv certs'", "deploy", part, "--certs", tmp_path, "--state", tmp_path / "s")
+
+
+def test_a_supernode_without_data_or_with_a_broken_address(certs, tmp_path):
+    keys = ("--keys", certs / "nodes" / "a", "--data", tmp_path, "--state", tmp_path / "s")
+    refused("has no train/ folder", "deploy", "supernode", *keys, "--server", "x:1")
+    refused("is not HOST:PORT", "deploy", "supernode", *keys, "--server", "https://x")
+
+
+def test_nobody_there(tmp_path, certs):
+    address = f"127.0.0.1:{free_port()}"
+    key = certs / "nodes" / "a" / "node.pub"
+    refused("was refused", "deploy", "register", "--control", address, key)
+    refused("node.pub is missing", "deploy", "register", "--control", address, tmp_path / "node.pub")
+
+
+def test_every_command_and_option_is_described():
+    group = cli.commands["deploy"]
+    for name, command in {**group.commands, "certs": cli.commands["certs"], "doctor": cli.commands["doctor"]}.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.param_type_name == "argument" or parameter.help, (name, parameter.name)
+
+
+def test_the_digits_of_devices_that_differ(tmp_path):
+    first, second = write_digit_folders(tmp_path, 2)
+    splits = [device_images(str(root), TASK) for root in (first, second)]
+    assert sum(len(split) for split in splits) == 1438
+    assert set(splits[0].labels.tolist()) == set(range(9)) and set(splits[1].labels.tolist()) == set(range(10))
+    assert splits[0].images().shape[1:] == TASK.image_shape

@@ -1,0 +1,153 @@
+"""The distribution commands as their users meet them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from federation import Federation, release_bytes
+
+from deploy.cli import cli
+from protos import artefact
+from protos.transport import RELEASE_SUFFIX
+from server.distribution import run_server
+from server.store import DirectoryStore
+
+
+def dsv(*arguments):
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def refused(message, *arguments):
+    result = dsv(*arguments)
+    assert result.exit_code == 1 and message in result.output, result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def store(tmp_path, support_set):
+    store = DirectoryStore(tmp_path / "store")
+    store.publish(release_bytes(support_set))
+    return store
+
+
+def signed(tmp_path):
+    return ("--store", tmp_path / "store", "--keys", tmp_path / "keys")
+
+
+def test_keys(store, tmp_path, support_set):
+    made = dsv("keys", "init", *signed(tmp_path))
+    assert made.exit_code == 0 and "hand every device this file: " in made.output
+    root = Path(made.output.splitlines()[0].split(": ")[1])
+    assert root.name == "1.root.json"
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()}
+    assert modes == {0o600} and (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+    refused("is signed already; replace its keys with 'dsv keys rotate'", "keys", "init", *signed(tmp_path))
+    store.publish(release_bytes(support_set, 1))
+    assert dsv("keys", "sign", *signed(tmp_path)).output == "2 releases are signed\n"
+    assert dsv("keys", "rotate", *signed(tmp_path), "--role", "timestamp", "--role", "root").exit_code == 0
+    [offline] = (tmp_path / "keys").glob("root-*.pem")
+    offline.rename(tmp_path / "safe")
+    shown = dsv("keys", "show", *signed(tmp_path)).output.splitlines()
+    assert len(shown) == 4 and "key elsewhere" in shown[0] and all("key at hand" in line for line in shown[1:])
+    refused("the root key is not in", "keys", "rotate", *signed(tmp_path), "--role", "targets")
+    [open_key] = (tmp_path / "keys").glob("targets-*.pem")
+    open_key.chmod(0o644)
+    store.publish(release_bytes(support_set, 2))
+    refused(f"key {open_key} can be read by others: run 'chmod 600", "keys", "sign", *signed(tmp_path))
+
+
+def test_a_store_without_keys(store, tmp_path):
+    refused("begin with 'dsv keys init'", "keys", "show", *signed(tmp_path))
+    refused("begin with 'dsv keys init'", "keys", "rotate", *signed(tmp_path), "--role", "root")
+    refused("begin with 'dsv keys init'", "serve", *signed(tmp_path), "--port", 0)
+
+
+def test_tokens(tmp_path):
+    made = dsv("keys", "token", "--tokens", tmp_path / "tokens", "device-1")
+    assert made.exit_code == 0 and len(made.output.strip()) > 40
+    refused("a token's name is one word", "keys", "token", "--tokens", tmp_path / "tokens", "device 2")
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("other machines reach 0.0.0.0, and without TLS", ["--host", "0.0.0.0"]),
+        ("TLS needs both --certificate and --key", ["--certificate", "c.pem"]),
+        ("TLS needs both --certificate and --key", ["--client-ca", "c.pem"]),
+        ("cannot read TLS key none.key", ["--certificate", "none.pem", "--key", "none.key"]),
+        ("cannot read tokens none", ["--tokens", "none"]),
+    ],
+)
+def test_servers_that_are_not_started(store, tmp_path, message, arguments):
+    refused(message, "serve", "--store", tmp_path / "store", "--port", 0, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("server 10.0.0.1:1 is on another machine and without TLS", ["--server", "10.0.0.1:1"]),
+        ("could be anybody's; give the federation's root.json", ["--server", "10.0.0.1:1", "--ca", "ca.pem"]),
+        ("--certificate and --key are for TLS", ["--server", "127.0.0.1:1", "--key", "k.pem"]),
+        ("cannot read a token from none", ["--server", "127.0.0.1:1", "--token-file", "none"]),
+        ("cannot read CA none.pem", ["--server", "127.0.0.1:1", "--ca", "none.pem"]),
+        ("cannot read root none.json", ["--server", "127.0.0.1:1", "--trust", "none.json"]),
+    ],
+)
+def test_devices_that_are_told_what_is_missing(message, arguments, tmp_path):
+    refused(message, "bootstrap", *arguments)
+    refused(message, "watch", "--folder", tmp_path / "got", *arguments)
+
+
+def test_bootstrap_with_trust_keeps_what_it_fetched(tmp_path, support_set):
+    federation = Federation(tmp_path)
+    content = release_bytes(support_set)
+    digest = federation.publish(content)
+    with run_server(federation.store) as address:
+        common = ("bootstrap", "--server", address, "--newcomer-steps", 1, "--quiet", "--state", tmp_path / "state")
+        trusted = (*common, "--trust", federation.root)
+        assert f"downloaded {digest}: 20 images" in dsv(*trusted).output
+        assert ": 20 images, 0 B" in dsv(*trusted).output, "it is there already"
+        other = Federation(tmp_path / "other")
+        refused("another federation's server", *common, "--trust", other.root)
+    assert [path.read_bytes() for path in (tmp_path / "state").glob(f"*/releases/*{RELEASE_SUFFIX}")] == [content]
+
+
+def test_watch(tmp_path, support_set):
+    federation = Federation(tmp_path)
+    names = [federation.publish(release_bytes(support_set, seed)) for seed in range(2)]
+    with run_server(federation.store) as address:
+        place = ("--server", address, "--trust", federation.root, "--state", tmp_path / "state")
+        done = dsv("watch", *place, "--folder", tmp_path / "got", "--count", 2)
+    assert done.exit_code == 0
+    assert done.output.splitlines() == [str(tmp_path / "got" / (name + RELEASE_SUFFIX)) for name in names]
+    assert artefact.load(done.output.splitlines()[0]).images.shape == (20, 1, 8, 8)
+
+
+def test_a_server_process_logs_json_signs_counts_and_stops_on_a_signal(store, tmp_path):
+    dsv("keys", "init", *signed(tmp_path))
+    command = [sys.executable, "-m", "deploy.cli", "serve", *map(str, signed(tmp_path)), "--port", "0"]
+    served = subprocess.Popen(
+        [*command, "--metrics-port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = served.stdout.readline().split(" on ")[1].split(";")[0]
+        metrics = json.loads(served.stderr.readline())["url"]
+        done = dsv("watch", "--server", address, "--folder", tmp_path / "got", "--count", 1)
+        assert done.exit_code == 0, done.output
+        text = urllib.request.urlopen(metrics, timeout=10).read().decode()
+        assert 'feddsv_metadata_expires_unix_s{role="timestamp"}' in text and "feddsv_releases 1.0" in text
+        os.kill(served.pid, signal.SIGTERM)
+        _, log = served.communicate(timeout=20)
+    finally:
+        served.kill()
+    assert served.returncode == 0
+    events = [json.loads(line) for line in log.splitlines()]
+    assert {"Download", "ListReleases"} <= {event.get("method") for event in events}

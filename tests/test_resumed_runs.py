@@ -1,0 +1,98 @@
+"""Runs that were cut off: what of them is taken up again, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from in_process import InProcessGrid
+from test_federation import content, initial
+
+from deploy.addresses import Address
+from deploy.certificates import make_certificates
+from deploy.control import control
+from deploy.flower_nodes import SuperNode
+from dsv import DsvError, build_model
+from protos import allowlist
+from protos.checkpoint import Checkpoint
+from protos.settings import RunSettings
+from server.events import RoundDone
+from server.resume import ResumedFedAvg, claim_run_dir, finished_teacher, round_path, rounds_done, save_whole
+
+pytestmark = pytest.mark.usefixtures("a_flower_task")
+
+SETTINGS = RunSettings(architecture="convnet:8", rounds=5)
+
+
+def checkpoint(seed: int) -> Checkpoint:
+    model = build_model(SETTINGS.model_spec(), seed=seed)
+    return Checkpoint(model, SETTINGS.model_spec(), SETTINGS.task())
+
+
+def test_the_rest_of_a_federation_counts_on():
+    seen, events, kept = [], [], []
+
+    def client(message):
+        from flwr.app import Message
+
+        seen.append(message.content.config_records[allowlist.CONFIG][allowlist.ROUND])
+        return Message(content(1.0), reply_to=message)
+
+    strategy = ResumedFedAvg(
+        initial(), rounds=5, on_event=events.append, on_round=lambda number, arrays: kept.append(number), done=3
+    )
+    strategy.start(InProcessGrid([client, client]), initial(), num_rounds=2)
+    assert sorted(seen) == [4, 4, 5, 5]
+    assert [e.round for e in events if isinstance(e, RoundDone)] == [4, 5]
+    assert kept == [0, 4, 5]
+
+
+def test_a_folder_is_taken_once_and_taken_up_again_with_the_same_settings(tmp_path):
+    run_dir = tmp_path / "new" / "run"
+    claim_run_dir(run_dir, SETTINGS)
+    claim_run_dir(run_dir, replace(SETTINGS, run_dir=str(run_dir), store="elsewhere"))
+    with pytest.raises(DsvError, match=r"holds a run with other settings \(rounds, seed\)"):
+        claim_run_dir(run_dir, replace(SETTINGS, rounds=6, seed=1))
+
+
+def test_a_folder_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DsvError, match="cannot use the run's folder"):
+        claim_run_dir(tmp_path / "file" / "run", SETTINGS)
+    claim_run_dir(tmp_path / "run", SETTINGS)
+    (tmp_path / "run" / "settings.json").write_text("{broken")
+    with pytest.raises(DsvError, match="cannot use the run's folder"):
+        claim_run_dir(tmp_path / "run", SETTINGS)
+
+
+def test_the_last_whole_round_is_found_and_half_written_ones_are_not(tmp_path):
+    claim_run_dir(tmp_path, SETTINGS)
+    assert rounds_done(tmp_path, checkpoint(0)) == 0 and finished_teacher(tmp_path) is None
+    for number in (0, 1, 2):
+        save_whole(round_path(tmp_path, number), checkpoint(number))
+    round_path(tmp_path, 3).with_suffix(".tmp").write_bytes(b"half")
+    found = checkpoint(9)
+    assert rounds_done(tmp_path, found) == 2
+    for name, tensor in checkpoint(2).model.state_dict().items():
+        assert (found.model.state_dict()[name] == tensor).all()
+
+
+def test_parts_that_lack_something_say_so(tmp_path, image_tree):
+    make_certificates(tmp_path / "certs", hosts=("localhost",), nodes=("a",), days=1)
+    keys = tmp_path / "certs" / "nodes" / "a"
+    server = Address("localhost", 9093)
+    command = SuperNode(keys, server, image_tree, tmp_path / "state", 9094).command()
+    assert "--insecure" not in command and f'data-root="{image_tree}"' in command
+    with pytest.raises(DsvError, match="has no train/ folder"):
+        SuperNode(keys, server, tmp_path, tmp_path / "state", 9094).command()
+    (keys / "node").unlink()
+    with pytest.raises(DsvError, match="node is missing; make it with 'dsv certs'"):
+        SuperNode(keys, server, image_tree, tmp_path / "state", 9094).command()
+
+
+def test_plain_speech_with_another_machine_is_refused():
+    with (
+        pytest.raises(DsvError, match="is another machine; run 'dsv deploy operator'"),
+        control(Address("x.org", 1), None),
+    ):
+        pass

@@ -1,0 +1,175 @@
+"""The service's door: tokens, certificates and limits; on real ports, with exact codes."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+from federation import Authority, big_release, plain, refusal, release_bytes, stub_of
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from client.download import download, list_releases
+from client.server_link import DeviceTls, Server
+from dsv import DsvError
+from protos import artefact, release_pb2
+from server.distribution import run_server
+from server.serve_options import Limits, ServeOptions, TlsFiles, Tokens
+from server.store import DirectoryStore, MemoryStore
+
+
+@pytest.fixture(scope="module")
+def content(support_set):
+    return release_bytes(support_set)
+
+
+@pytest.fixture
+def store(content):
+    store = MemoryStore()
+    store.publish(content)
+    return store
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path / "authority")
+
+
+class TestTokens:
+    @pytest.fixture
+    def file(self, tmp_path):
+        return tmp_path / "tokens"
+
+    @pytest.fixture
+    def token(self, file):
+        Tokens.add(file, "first")
+        return Tokens.add(file, "second")
+
+    def test_only_who_has_one_gets_in(self, store, file, token, content):
+        digest = artefact.digest(content)
+        with run_server(store, options=ServeOptions(tokens=Tokens.read(file))) as address:
+            device = Server(address, token=token)
+            assert [r.digest for r in list_releases(device)] == [digest]
+            assert download(device, digest).content == content
+            for wrong in ("", "nonsense", token[:-1]):
+                with pytest.raises(DsvError, match="refused this device: .*token.*--token-file"):
+                    list_releases(Server(address, token=wrong))
+
+    def test_every_kind_of_call_asks_for_it(self, store, file, token):
+        with run_server(store, options=ServeOptions(tokens=Tokens.read(file))) as address, plain(address) as channel:
+            stub, digest = stub_of(channel), "0" * 64
+            asks = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+            question = reflection_pb2.ServerReflectionRequest(list_services="")
+            calls = (
+                lambda: stub.ListReleases(release_pb2.ListReleasesRequest(), timeout=10),
+                lambda: stub.GetMetadata(release_pb2.GetMetadataRequest(name="timestamp.json"), timeout=10),
+                lambda: stub.GetReleaseManifest(release_pb2.GetReleaseManifestRequest(digest=digest), timeout=10),
+                lambda: list(stub.Download(release_pb2.DownloadRequest(digest=digest), timeout=10)),
+                lambda: list(stub.WatchReleases(release_pb2.WatchReleasesRequest(), timeout=10)),
+                lambda: list(asks(iter([question]), timeout=10)),
+            )
+            assert {refusal(call) for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING, "probes hold no token"
+
+    def test_the_file_lets_nobody_in(self, file, token):
+        assert token not in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+        for line in file.read_text().split():
+            assert Tokens.read(file).name_of(line) is None
+        assert Tokens.read(file).name_of(token) == "second"
+
+    def test_what_is_no_file_of_tokens(self, file):
+        file.write_text("just a line\n")
+        with pytest.raises(DsvError, match="is no file of tokens: .* 'dsv keys token'"):
+            Tokens.read(file)
+
+
+class TestTls:
+    def test_a_server_with_a_certificate(self, store, authority, content, tmp_path):
+        options = ServeOptions(tls=TlsFiles(*authority.pair("server")))
+        with run_server(store, options=options) as address:
+            trusted = Server(address, tls=DeviceTls(authority.ca))
+            assert download(trusted, artefact.digest(content)).content == content
+            other = Authority(tmp_path / "other")
+            with pytest.raises(DsvError, match="cannot be reached.*--ca"):
+                list_releases(Server(address, tls=DeviceTls(other.ca)))
+            with pytest.raises(DsvError, match="cannot be reached.*whether it asks for TLS"):
+                list_releases(address)
+
+    def test_devices_with_certificates(self, store, authority, tmp_path):
+        options = ServeOptions(tls=TlsFiles(*authority.pair("server"), client_ca=authority.ca))
+        stranger = Authority(tmp_path / "stranger").pair("device")
+        with run_server(store, options=options) as address:
+            assert len(list_releases(Server(address, tls=DeviceTls(authority.ca, *authority.pair("device"))))) == 1
+            for tls in (DeviceTls(authority.ca), DeviceTls(authority.ca, *stranger)):
+                with pytest.raises(DsvError, match="cannot be reached.*device's certificate|cannot be reached"):
+                    list_releases(Server(address, tls=tls))
+
+    def test_files_that_cannot_be_used(self, store, authority, tmp_path):
+        certificate, _ = authority.pair("server")
+        with (
+            pytest.raises(DsvError, match="cannot read TLS key"),
+            run_server(store, options=ServeOptions(tls=TlsFiles(certificate, tmp_path / "none"))),
+        ):
+            pass
+        with pytest.raises(DsvError, match="certificate and its key go together"):
+            list_releases(Server("127.0.0.1:1", tls=DeviceTls(authority.ca, certificate)))
+
+
+class TestLimits:
+    def test_calls_a_second(self, store):
+        limits = Limits(calls_per_s=1, burst_calls=3)
+        with run_server(store, options=ServeOptions(limits=limits)) as address, plain(address) as channel:
+            stub = stub_of(channel)
+            for _ in range(3):
+                stub.ListReleases(release_pb2.ListReleasesRequest(), timeout=10)
+            ask = lambda: stub.ListReleases(release_pb2.ListReleasesRequest(), timeout=10)  # noqa: E731
+            assert refusal(ask) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            time.sleep(1.1)
+            ask()
+
+    def test_calls_at_once(self, store):
+        options = ServeOptions(limits=Limits(concurrent_calls=2))
+        with run_server(store, options=options) as address, plain(address) as channel:
+            stub = stub_of(channel)
+            watching = [stub.WatchReleases(release_pb2.WatchReleasesRequest()) for _ in range(2)]
+            for call in watching:
+                next(call)
+            again = lambda: next(stub.WatchReleases(release_pb2.WatchReleasesRequest()))  # noqa: E731
+            assert refusal(again) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            watching[0].cancel()
+            deadline = time.monotonic() + 10
+            while True:  # the server hears of the cancellation a little later
+                try:
+                    assert again().release.images == 20
+                    break
+                except grpc.RpcError:
+                    assert time.monotonic() < deadline
+
+    def test_a_release_above_the_limit_is_not_served(self, store, content):
+        limits = Limits(max_release_bytes=len(content) - 1)
+        with run_server(store, options=ServeOptions(limits=limits)) as address:
+            assert list_releases(address) == []
+            with pytest.raises(DsvError, match=f"DATA_LOSS: .*above this server's limit of {len(content) - 1} bytes"):
+                download(address, artefact.digest(content))
+
+    def test_a_request_above_the_limit(self, store):
+        with run_server(store) as address, plain(address) as channel:
+            request = release_pb2.DownloadRequest(digest="0" * 100_000)
+            code = refusal(lambda: list(stub_of(channel).Download(request, timeout=10)))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def test_a_device_that_does_not_read_gives_its_turn_up(self, tmp_path, support_set, monkeypatch):
+        """One that reads gets its release although another one, which does not, came first."""
+        monkeypatch.setattr("server.release_service._MIN_STALL_S", 0.3)
+        big, small = big_release(support_set), release_bytes(support_set)
+        store = DirectoryStore(tmp_path)
+        store.publish(big)
+        store.publish(small)
+        limits = Limits(active_downloads=1, min_bytes_per_s=1e9)
+        with run_server(store, options=ServeOptions(limits=limits)) as address, plain(address) as channel:
+            stalled = stub_of(channel).Download(release_pb2.DownloadRequest(digest=artefact.digest(big)))
+            next(stalled)
+            assert download(address, artefact.digest(small)).content == small
+            assert refusal(lambda: list(stalled)) is grpc.StatusCode.ABORTED
