@@ -63,17 +63,12 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
 
 
 def device_images(root: str, task: Task) -> ImageSplit:
-    """A device's own images: the ImageFolder tree ``root``, or the ``train`` folder in it where there is one.
-
-    Not every class needs a folder: devices see different things. Opens no ``test`` folder.
+    """A device's own images, those in its ``device_folder``. Not every class needs one: devices see different things.
 
     Raises:
-        DsvError: no such folder, a folder that is not one of the task's classes, or no image at all.
+        DsvError: as ``device_folder``, or a folder that is not one of the task's classes.
     """
-    folder = Path(root)
-    if not folder.is_dir():
-        raise DsvError(f"data-root {root} of this device does not exist; name the folder of its images")
-    folder = folder / "train" if (folder / "train").is_dir() else folder
+    folder = device_folder(Path(root))
     found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if strange := sorted(set(found) - set(task.class_names)):
         raise DsvError(
@@ -81,9 +76,21 @@ def device_images(root: str, task: Task) -> ImageSplit:
             "rename or remove it"
         )
     named = [(label, picture_paths(folder / name)) for label, name in enumerate(task.class_names) if name in found]
-    if not any(files for _, files in named):
-        raise DsvError(f"{folder} holds no image; put images into {folder}/<class>/")
     return _of_files([(label, path) for label, files in named for path in files], task)
+
+
+def device_folder(root: Path) -> Path:
+    """Where a device's class folders are: ``root``'s ``train`` where there is one, else ``root`` itself.
+
+    Raises:
+        DsvError: no such folder, or no folder with an image in it.
+    """
+    if not root.is_dir():
+        raise DsvError(f"data folder {root} of this device does not exist; name the folder of its images")
+    folder = root / "train" if (root / "train").is_dir() else root
+    if not any(picture_paths(entry) for entry in folder.iterdir() if entry.is_dir()):
+        raise DsvError(f"{folder} has no class folder with an image in it; put images into {folder}/<class>/")
+    return folder
 
 
 def folder_classes(root: str) -> tuple[str, ...]:

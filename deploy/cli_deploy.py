@@ -104,14 +104,15 @@ def operator(certs: Path, server: Address, state: Path, port: int) -> None:
 @deploy.command()
 @click.option("--keys", required=True, type=_PATH, help="This device's folder nodes/NAME that 'dsv certs' made.")
 @click.option("--server", required=True, type=_ADDRESS, help="Address of 'dsv deploy proxy'.")
-@click.option("--data", required=True, type=_PATH, help="This device's images, train/<class>/*.")
+@click.option("--data", required=True, type=_PATH, help="This device's images, <class>/* or train/<class>/*.")
+@click.option("--backbone", type=_PATH, help="This device's copy of a run's backbone, safetensors.")
 @_STATE
 @click.option("--port", type=_PORT, default=SUPERNODE_PORT, show_default=True, help="Port on loopback.")
-def supernode(keys: Path, server: Address, data: Path, state: Path, port: int) -> None:
+def supernode(*, keys: Path, server: Address, data: Path, backbone: Path | None, state: Path, port: int) -> None:
     """Flower's SuperNode on this device."""
     from deploy.flower_nodes import SuperNode, become
 
-    part = SuperNode(keys, server, data, state, port)
+    part = SuperNode(keys, server, data, state, port, backbone)
     become(part.command(), part.home)
 
 

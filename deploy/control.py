@@ -57,15 +57,15 @@ class Control:
         """SuperNodes as ``flwr supernode list`` tells them: ``node-id``, ``status`` (registered, online, offline)."""
         return list(self._flwr("supernode", "list", CONNECTION)["nodes"])
 
-    def start(self, run_config: Mapping[str, object]) -> int:
-        """Start a run of this checkout's app and return its id.
+    def start(self, run_config: Mapping[str, object], *, app: Path | None = None) -> int:
+        """Start a run of this checkout's app, or of the one in the folder ``app``, and return its id.
 
         Raises:
             DsvError: refused, or unreachable.
         """
         overrides = self.home / "run-config.toml"
         overrides.write_text(tomli_w.dumps(run_config))
-        return int(self._flwr("run", str(app_folder()), CONNECTION, "-c", str(overrides))["run-id"])
+        return int(self._flwr("run", str(app or app_folder()), CONNECTION, "-c", str(overrides))["run-id"])
 
     def status(self, run: int) -> str:
         """Status of a run, such as ``running`` or ``finished:completed``."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from client.data import device_folder
 from deploy.addresses import Address
 from deploy.doctor_server import check_server
 from deploy.findings import Finding, bad, fine, worrying
@@ -141,19 +142,18 @@ def _check_memory() -> Finding:
 
 
 def _check_data(root: Path) -> Iterator[Finding]:
-    train = root / "train"
-    if not train.is_dir():
-        yield bad("data", f"{root} has no train/ folder", "put train/<class>/<images> into it")
+    try:
+        folder = device_folder(root)
+    except DsvError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        yield bad("data", problem, remedy)
         return
-    counts = {entry.name: len(picture_paths(entry)) for entry in sorted(train.iterdir()) if entry.is_dir()}
-    if not any(counts.values()):
-        yield bad("data", f"{train} holds no image", "put train/<class>/<images> into it")
-        return
-    yield fine("data", f"{sum(counts.values())} images in {len(counts)} classes at {train}")
+    counts = {entry.name: len(picture_paths(entry)) for entry in sorted(folder.iterdir()) if entry.is_dir()}
+    yield fine("data", f"{sum(counts.values())} images in {len(counts)} classes at {folder}")
     for name, count in counts.items():
         if not count:
-            yield worrying("data", f"class folder {train / name} holds no image", "add images or remove the folder")
-    broken = [path for path in picture_paths(train)[:_DECODED_AT_MOST] if not _decodes(path)]
+            yield worrying("data", f"class folder {folder / name} holds no image", "add images or remove the folder")
+    broken = [path for path in picture_paths(folder)[:_DECODED_AT_MOST] if not _decodes(path)]
     if broken:
         some = ", ".join(str(path) for path in broken[:3])
         yield bad("data", f"{len(broken)} images cannot be decoded: {some}", "replace or remove them")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from client.data import device_folder
 from deploy.addresses import Address
 from deploy.pem import existing
 from deploy.processes import flower_environment, tool
@@ -55,9 +56,10 @@ class SuperNode:
     Args:
         keys: the folder ``nodes/NAME/`` of ``dsv certs``.
         server: public address of the server.
-        data: this device's own images, train/<class>/*.
+        data: this device's own images, <class>/* or train/<class>/*.
         state: folder of Flower's files.
         port: TCP port on loopback over which its own processes speak to it.
+        backbone: this device's copy of the weights that training starts from, where a run has some.
     """
 
     keys: Path
@@ -65,6 +67,7 @@ class SuperNode:
     data: Path
     state: Path
     port: int
+    backbone: Path | None = None
 
     @property
     def home(self) -> Path:
@@ -75,20 +78,31 @@ class SuperNode:
         """What to execute.
 
         Raises:
-            DsvError: a key or the data is missing.
+            DsvError: a key, the data or the backbone is missing.
         """
-        if not (self.data / "train").is_dir():
-            raise DsvError(f"data folder {self.data} has no train/ folder; put train/<class>/<images> into it")
-        root = str(self.data.absolute())
-        if any(c in root for c in "\"'\\\n"):
-            raise DsvError(f"Flower cannot take the path {root!r}; move it to one without quotes or backslashes")
+        device_folder(self.data)
+        config = f"data-root={_quoted(self.data)}"
+        if self.backbone is not None:
+            config += f" backbone={_quoted(existing(self.backbone))}"
         return [
             *(tool("flower-supernode"), "--superlink", str(self.server)),
             *("--root-certificates", str(existing(self.keys / "authority.crt"))),
             *("--auth-supernode-private-key", str(existing(self.keys / "node"))),
             *("--host", _LOOPBACK, "--port", str(self.port)),
-            *("--node-config", f"data-root={json.dumps(root, ensure_ascii=False)}"),
+            *("--node-config", config),
         ]
+
+
+def _quoted(path: Path) -> str:
+    """A path as Flower's node config takes it.
+
+    Raises:
+        DsvError: it cannot.
+    """
+    text = str(path.absolute())
+    if any(c in text for c in "\"'\\\n"):
+        raise DsvError(f"Flower cannot take the path {text!r}; move it to one without quotes or backslashes")
+    return json.dumps(text, ensure_ascii=False)
 
 
 def become(command: list[str], home: Path) -> NoReturn:

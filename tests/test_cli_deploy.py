@@ -40,7 +40,7 @@ def test_parts_without_certificates(part, tmp_path):
 
 def test_a_supernode_without_data_or_with_a_broken_address(certs, tmp_path):
     keys = ("--keys", certs / "nodes" / "a", "--data", tmp_path, "--state", tmp_path / "s")
-    refused("has no train/ folder", "deploy", "supernode", *keys, "--server", "x:1")
+    refused("has no class folder with an image in it", "deploy", "supernode", *keys, "--server", "x:1")
     refused("is not HOST:PORT", "deploy", "supernode", *keys, "--server", "https://x")
 
 

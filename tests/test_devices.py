@@ -80,7 +80,10 @@ def test_a_device_reads_its_folder_with_and_without_train(image_tree):
     [
         (shutil.rmtree, "of this device does not exist"),
         (lambda root: (root / "train" / "green").mkdir(), "green is not one of the federation's classes .blue, red."),
-        (lambda root: [f.unlink() for f in root.glob("train/*/*.png")], "holds no image; put images into"),
+        (
+            lambda root: [f.unlink() for f in root.glob("train/*/*.png")],
+            "has no class folder with an image in it; put images into",
+        ),
     ],
 )
 def test_a_folder_that_does_not_fit_is_named(image_tree, spoil, message):
