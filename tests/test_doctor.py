@@ -64,7 +64,9 @@ def test_no_certificates_and_broken_ones(node, tmp_path):
 
 
 def test_data_that_does_not_do(image_tree, tmp_path):
-    assert "has no class folder with an image in it" in doctor("--data", tmp_path)[1]
+    (tmp_path / "empty").mkdir()
+    assert "has no class folder with an image in it" in doctor("--data", tmp_path / "empty")[1]
+    assert "does not exist" in doctor("--data", tmp_path / "nowhere")[1]
     (image_tree / "train" / "red" / "3.png").write_bytes(b"broken")
     (image_tree / "train" / "green").mkdir()
     code, printed = doctor("--data", image_tree)

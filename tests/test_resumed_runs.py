@@ -84,7 +84,7 @@ def test_parts_that_lack_something_say_so(tmp_path, image_tree):
     command = SuperNode(keys, server, image_tree, tmp_path / "state", 9094).command()
     assert "--insecure" not in command and f'data-root="{image_tree}"' in command
     with pytest.raises(DsvError, match="has no class folder with an image in it"):
-        SuperNode(keys, server, tmp_path, tmp_path / "state", 9094).command()
+        SuperNode(keys, server, tmp_path / "certs", tmp_path / "state", 9094).command()
     (keys / "node").unlink()
     with pytest.raises(DsvError, match="node is missing; make it with 'dsv certs'"):
         SuperNode(keys, server, image_tree, tmp_path / "state", 9094).command()
