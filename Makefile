@@ -2,6 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# client on a device, server on a server, simulation without the tools of development
+EXTRA ?= dev
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-all lint generate install clean
@@ -32,7 +34,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.12.20,<0.13"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$(EXTRA)]"
 	touch $(STAMP)
 
 clean:
