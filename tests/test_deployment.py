@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -137,6 +138,11 @@ def test_one_federation_a_publication_and_a_newcomer_over_tls(federation, tmp_pa
     assert release.digest in done.stdout and "test accuracy on digits" in done.stdout
 
 
+def synthesise_uncut(settings: RunSettings, folder: Path) -> None:
+    teacher = load_checkpoint(Path(settings.run_dir) / "teacher.safetensors")
+    publish_releases(teacher, settings, DirectoryStore(folder), on_event=lambda event: None)
+
+
 def test_the_serverapp_killed_during_synthesis_goes_on(federation):
     settings = federation.settings("synthesis-killed", rounds=1, iterations=120)
     run = federation.control.start(settings.to_run_config())
@@ -152,8 +158,8 @@ def test_the_serverapp_killed_during_synthesis_goes_on(federation):
     print("steps done", len(steps), "of", settings.iterations)
     assert len(steps) < 2 * settings.iterations - 20  # it did not begin anew
     uncut = DirectoryStore(Path(settings.run_dir) / "uncut")
-    teacher = load_checkpoint(Path(settings.run_dir) / "teacher.safetensors")
-    publish_releases(teacher, settings, uncut, on_event=lambda event: None)
+    with multiprocessing.get_context("spawn").Pool(1) as fresh:  # as many threads as the ServerApp's process
+        fresh.apply(synthesise_uncut, (settings, Path(settings.run_dir) / "uncut"))
     again = artefact.decode(uncut.read(uncut.list()[0].digest))
     assert (again.labels == artefact.load(Path(release.path)).labels).all()
     assert release.digest == uncut.list()[0].digest

@@ -61,7 +61,9 @@ def test_a_federation_over_a_bad_link(machines, tmp_path):
         tls = ("--certificate", str(certs / "server" / "server.crt"), "--key", str(certs / "server" / "server.key"))
         start("server", "superlink", "deploy", "superlink", *own, "--state", str(tmp_path / "superlink"))
         start("server", "proxy", "deploy", "proxy", *own, "--state", str(tmp_path / "proxy"))
-        start("server", "serve", "serve", "--store", str(releases), "--host", machines.addresses["server"], *tls)
+        signing = ("--store", str(releases), "--keys", str(tmp_path / "signing"))
+        root = machines.run("server", DSV, "keys", "init", *signing).splitlines()[0].rpartition(": ")[2]
+        start("server", "serve", "serve", *signing, "--host", machines.addresses["server"], *tls)
         for number in range(2):
             keys = str(certs / "nodes" / f"node{number}")
             checked = ("doctor", "--certs", keys, "--server", server, "--data", str(data[number]))
@@ -83,7 +85,7 @@ def test_a_federation_over_a_bad_link(machines, tmp_path):
         )
         print(run, f"{time.monotonic() - began:.0f} s")
         assert "completed" in run
-        trusted = ("--ca", str(certs / "nodes" / "node0" / "authority.crt"))
+        trusted = ("--ca", str(certs / "nodes" / "node0" / "authority.crt"), "--trust", root)
         where = f"{machines.addresses['server']}:50061"
         got = machines.run(
             "newcomer", DSV, "bootstrap", "--server", where, "--newcomer-steps", "3", "--quiet", *trusted
