@@ -17,14 +17,14 @@ VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("real", {"image_step": 0.1}),
     ("noise", {"distance": "layer-cosine", "coarse_stages": 3, "total_variation_weight": 0.1}),
     ("other", {"distance": "layer-cosine", "image_step": 0.1}),
+    ("other", {"image_step": 0.1, "iterations": 4}),
+    ("real", {"iterations": 4}),
     ("real", {"distance": "layer-cosine"}),
     ("noise", {"distance": "layer-cosine"}),
-    ("other", {"image_step": 0.1}),
     ("real", {"primal_weight": 1.0}),
     ("real", {"augmented_weight": 0.0}),
     ("noise", {"image_step": 0.1}),
     ("noise", {"distance": "relative-l2"}),
-    ("noise", {"iterations": 4}),
     ("noise", {"distance": "layer-cosine", "coarse_stages": 3, "total_variation_weight": 0.1, "iterations": 4}),
 )
 """Where the images start from, and the options changed; iterations as a factor of the run's own."""

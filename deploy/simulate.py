@@ -20,7 +20,7 @@ from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
 from dsv import DsvError, ModelSpec, accuracy, build_model, checked_device
 from protos.checkpoint import load_checkpoint
-from protos.exchange import starting_model
+from protos.exchange import WHOLE, as_record, exchanged_tensors, starting_model
 from protos.settings import IMAGEFOLDER, RunSettings
 from server.distribution import run_server
 from server.events import (
@@ -146,7 +146,10 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     finished = time.perf_counter()
     moved = [e for e in events if isinstance(e, BytesMoved)]
     score = accuracy(teacher.model, test_images, data.test.labels, teacher.task, device=device)
-    row = TeacherRow(str(teacher.spec), score, max(e.bytes for e in moved if e.direction == "down"))
+    weights_bytes = max(e.bytes for e in moved if e.direction == "down")
+    if settings.trainable != WHOLE:  # a newcomer holds no backbone: taking the teacher means taking all of it
+        weights_bytes = as_record(exchanged_tensors(teacher.model, WHOLE)).count_bytes()
+    row = TeacherRow(str(teacher.spec), score, weights_bytes)
     return Result(
         teacher=row,
         newcomers=newcomers,

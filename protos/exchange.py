@@ -15,7 +15,8 @@ from dsv import DsvError, build_model, chosen_parameters, train_only
 from protos.allowlist import ArrayLayout, Layout
 from protos.settings import RunSettings
 
-_WHOLE = "*"
+WHOLE = "*"
+"""The pattern that means the whole model."""
 
 
 def starting_model(settings: RunSettings, backbone: str = "") -> nn.Module:
@@ -37,7 +38,7 @@ def starting_model(settings: RunSettings, backbone: str = "") -> nn.Module:
 
 def exchanged_tensors(model: nn.Module, trainable: str) -> dict[str, Tensor]:
     """What travels: the whole state with ``*``, else the trained parameters alone; detached, on the CPU."""
-    chosen = model.state_dict() if trainable == _WHOLE else chosen_parameters(model, trainable)
+    chosen = model.state_dict() if trainable == WHOLE else chosen_parameters(model, trainable)
     return {name: tensor.detach().cpu() for name, tensor in chosen.items()}
 
 
