@@ -213,9 +213,10 @@ class _Fetch:
             with SlownessGuard(self._patience, call.cancel) as guard:
                 try:
                     for response in call:
-                        guard.arrived(len(response.chunk))
-                        self._bytes_down += _message_bytes(response.chunk)
-                        self._keep(opened, response.chunk, call)
+                        chunk = response.chunk  # every access copies
+                        guard.arrived(len(chunk))
+                        self._bytes_down += _message_bytes(chunk)
+                        self._keep(opened, chunk, call)
                 except grpc.RpcError:
                     if not guard.too_slow:
                         raise
