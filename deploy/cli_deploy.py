@@ -209,9 +209,9 @@ def local(device_data: tuple[Path, ...], nodes: int, stay: bool, out: Path, quie
     ):
         deployment.run(shown)
         shown.say(f"releases: {deployment.settings.store}")
-        trusted = f"--ca {deployment.authority} --trust {deployment.root}"
-        shown.say(f"newcomers: dsv bootstrap --server {deployment.distribution} {trusted}")
         if stay:
+            trusted = f"--ca {deployment.authority} --trust {deployment.root}"
+            shown.say(f"newcomers: dsv bootstrap --server {deployment.distribution} {trusted}")
             shown.say("everything stays up; interrupt to end it")
             _await_interrupt()
 
