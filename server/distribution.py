@@ -25,6 +25,7 @@ from server.watcher import StoreWatcher
 
 __all__ = ["SERVICE_NAME", "run_server"]
 T = TypeVar("T")
+_REFUSING_S = 0.3
 
 
 class _Server:
@@ -41,8 +42,9 @@ class _Server:
         catalogue = Catalogue(self._store, max_release_bytes=limits.max_release_bytes)
         self._watcher = StoreWatcher(self._store, catalogue, options, self._metrics)
         await self._watcher.start()
+        self._guard = Guard(limits, options.tokens, self._metrics)
         self._server = grpc.aio.server(
-            interceptors=[Guard(limits, options.tokens, self._metrics)],
+            interceptors=[self._guard],
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=limits.all_concurrent_calls,
         )
@@ -59,8 +61,11 @@ class _Server:
 
     async def stop(self) -> None:
         """Say so, take no new calls, let those that run finish, then end the rest."""
+        self._guard.close()
         await self._health.enter_graceful_shutdown()
         await self._watcher.stop()
+        # gRPC cancels calls that come just as it stops: those that come with the announcement get a clear answer.
+        await asyncio.sleep(_REFUSING_S)
         await self._server.stop(self._options.drain.total_seconds())
 
     def _bind(self, host: str, port: int) -> int:

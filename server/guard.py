@@ -20,7 +20,7 @@ from server.serve_options import Limits, Tokens
 UNARY_TIMEOUT_S = 60.0
 _PEERS_REMEMBERED = 10_000
 _OPEN = "/grpc.health.v1.Health/"
-"""Health is for probes, which hold no token."""
+"""Health is for probes, which hold no token; it answers while the server stops."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -41,6 +41,11 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(self, limits: Limits, tokens: Tokens | None, metrics: Metrics) -> None:
         self._limits, self._tokens, self._metrics = limits, tokens, metrics
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._closed = False
+
+    def close(self) -> None:
+        """From now on every new call but health's ends with UNAVAILABLE; those that run go on."""
+        self._closed = True
 
     async def intercept_service(
         self,
@@ -63,6 +68,8 @@ class Guard(grpc.aio.ServerInterceptor):
             started_s, code, who = time.monotonic(), grpc.StatusCode.OK, _address_of(context)
             self._metrics.active.labels(name).inc()
             try:
+                if self._closed and not method.startswith(_OPEN):
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; try again later")
                 who = await self._identified(method, context)
                 peer = await self._admitted(who, context)
                 peer.active += 1
