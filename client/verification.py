@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +27,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from client.server_link import TIMEOUT_S, Server, Trust
 from dsv import DsvError
 from protos import artefact, release_pb2
+from protos.files import locked
 from protos.transport import DIGEST, MAX_METADATA_BYTES, RELEASE_SUFFIX
 
 _MAX_COUNT = 1 << 31
@@ -65,7 +64,7 @@ def signed_releases(server: Server, trust: Trust) -> list[SignedRelease]:
     folder = state_folder(trust) / "metadata"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with locked(folder / ".lock"):
             config = UpdaterConfig(targets_max_length=MAX_METADATA_BYTES)
             updater = Updater(str(folder), "metadata/", fetcher=_Fetcher(server), config=config, bootstrap=root)
             updater.refresh()
@@ -132,13 +131,6 @@ def _root(trust: Trust) -> bytes:
     if not isinstance(root, Root):
         raise DsvError(f"{trust.root} is no root.json; ask whoever runs the federation for theirs") from None
     return content
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("a") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
 
 
 def _public_error(error: Exception, address: str, trust: Trust) -> TrustError:

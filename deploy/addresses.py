@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from dsv import DsvError
+from protos.transport import is_loopback
 
 
 @dataclass(frozen=True)
@@ -47,4 +48,4 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return self.host == "localhost" or (self.is_ip and ipaddress.ip_address(self.host).is_loopback)
+        return is_loopback(self.host)

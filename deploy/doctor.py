@@ -38,7 +38,7 @@ class Patient:
         role: a server also needs nginx.
         certificates: folder ``server/`` or ``nodes/NAME/`` of ``dsv certs``.
         server: address of the proxy.
-        data: a device's images, train/<class>/*.
+        data: a device's images, <class>/* or train/<class>/*.
         state: folder that takes files.
     """
 

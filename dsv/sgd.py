@@ -19,12 +19,12 @@ class Sgd:
 
     Args:
         parameters: to optimise, in place.
-        learning_rate: may be changed between steps.
+        learning_rate: at first; ``param_groups[0]["lr"]``, as in torch.optim, may be changed between steps.
         weight_decay: added to the gradient, times the parameter.
     """
 
     def __init__(self, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float) -> None:
-        self.learning_rate = learning_rate
+        self.param_groups = [{"lr": learning_rate}]
         self._parameters = list(parameters)
         self._weight_decay = weight_decay
         self._momenta: dict[int, Tensor | None] = {}
@@ -43,7 +43,7 @@ class Sgd:
             [p for _, p in chosen],
             [p.grad for _, p in chosen if p.grad is not None],
             momenta,
-            lr=self.learning_rate,
+            lr=self.param_groups[0]["lr"],
             momentum=MOMENTUM,
             dampening=0.0,
             weight_decay=self._weight_decay,

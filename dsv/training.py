@@ -87,7 +87,8 @@ def train(
     order = torch.empty(0, dtype=torch.int64)
     for step in range(config.steps):
         if config.cosine:
-            _set_rate(optimiser, config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         while len(order) < config.batch_size:
             order = torch.cat([order, torch.randperm(len(images), generator=generator)])
         chosen, order = order[: config.batch_size], order[config.batch_size :]
@@ -120,14 +121,6 @@ def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | torch.optim.Op
     if config.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd, adam or adamw")
-
-
-def _set_rate(optimiser: Sgd | torch.optim.Optimizer, rate: float) -> None:
-    if isinstance(optimiser, Sgd):
-        optimiser.learning_rate = rate
-        return
-    for group in optimiser.param_groups:
-        group["lr"] = rate
 
 
 def _mixed(batch: Tensor, labels: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

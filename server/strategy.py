@@ -166,7 +166,9 @@ class GuardedFedAvg(FedAvg):
         """Clients may send float16, and averaging turns integers (batch norm's counters) into floats."""
         return ArrayRecord(
             {
-                name: Array(numpy.asarray(array.numpy()).astype(self._layout[name].dtype))
+                name: array
+                if array.dtype == self._layout[name].dtype
+                else Array(numpy.asarray(array.numpy()).astype(self._layout[name].dtype))
                 for name, array in arrays.items()
             }
         )

@@ -18,8 +18,7 @@ def test_sgd_is_torchs_to_the_bit(weight_decay):
     reference = torch.optim.SGD(models[1].parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
     images = torch.randn(6, 1, 8, 8)
     for step in range(6):
-        ours.learning_rate = 0.1 / (step + 1)
-        for group in reference.param_groups:
+        for group in (*ours.param_groups, *reference.param_groups):
             group["lr"] = 0.1 / (step + 1)
         for model, optimiser in zip(models, (ours, reference), strict=True):
             optimiser.zero_grad()
