@@ -1,0 +1,238 @@
+"""What a newcomer learns from a few images per class, ours beside every rival on the same federation:
+
+    python -m benchmarks.zero_shot --federation digits --cache runs/zero-shot [--data-root DIR] [--crops DIR]
+        [--per-class 1,10] [--methods "random real,DSV, end point"] [--students convnet:64,resnet18:16] [--device cuda]
+
+One recipe for every row: the newcomer's of ``client/bootstrap.py``, ``--student-steps`` long, the same seeds, hard and
+soft labels alike; soft labels are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon as
+they are there and are not computed twice; ``--table`` prints those of a federation as Markdown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
+from benchmarks.zero_shot_methods import Bench, Made, make, permitted
+from benchmarks.zero_shot_weights import PRECISIONS, quantised
+from client.bootstrap import newcomer_training, train_newcomer
+from dsv import ModelSpec, Provenance, SupportSet, accuracy, build_model, model_digest, predict
+from protos import artefact
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; accuracies are shares of the test images."""
+
+    federation: str
+    method: str
+    dataset: str
+    teacher: str
+    teacher_accuracy: float
+    images_per_class: int
+    start: str
+    labels: str
+    student: str
+    student_steps: int
+    accuracy_mean: float
+    accuracy_std: float
+    release_bytes: int
+    synthesis_s: float
+    seen_real_images: int
+
+
+@dataclass(frozen=True)
+class Students:
+    """Who is trained on every set."""
+
+    architectures: tuple[str, ...]
+    seeds: int
+    steps: int
+    test_images: int
+
+
+UNTRAINED = "untrained"
+
+
+class Table:
+    """Rows on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        stored = json.loads(path.read_text())["rows"] if path.exists() else []
+        self.rows = [Row(**row) for row in stored]
+
+    def has(self, federation: str, method: str, per_class: int, students: Students) -> bool:
+        """Whether every row of a method is there."""
+        found = {
+            r.student
+            for r in self.rows
+            if (r.federation, r.method, r.images_per_class, r.student_steps)
+            == (federation, method, per_class, students.steps)
+        }
+        return found.issuperset(students.architectures)
+
+    def add(self, rows: list[Row]) -> None:
+        """Keep ``rows`` instead of those of the same name."""
+        same = ("federation", "method", "images_per_class", "labels", "student", "student_steps")
+        new = {tuple(getattr(row, name) for name in same) for row in rows}
+        kept = [row for row in self.rows if tuple(getattr(row, name) for name in same) not in new]
+        self.rows = kept + rows
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = ",\n".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
+        self._path.write_text(f'{{"rows": [\n{text}\n]}}\n')
+
+
+def trained(bench: Bench, made: Made, labels: str, architecture: str, students: Students) -> tuple[float, float]:
+    """Mean and deviation of the students' test accuracy."""
+    task = bench.trajectory.task
+    targets = made.labels if labels == "hard" else predict(bench.teacher.model, made.images, task)
+    config = newcomer_training(students.steps)
+    test, test_labels = bench.images.test[: students.test_images], bench.images.test_labels[: students.test_images]
+    found = []
+    for seed in range(1, students.seeds + 1):
+        model = train_newcomer(architecture, made.images, targets, task, config, seed=seed, device=bench.device)
+        found.append(accuracy(model, test, test_labels, task, device=bench.device))
+    return round(statistics.fmean(found), 4), round(statistics.stdev(found), 4) if len(found) > 1 else 0.0
+
+
+def release_bytes(bench: Bench, made: Made, seed: int) -> int:
+    """Size of the set as a release of ours, soft labels included: the same file format for every method."""
+    teacher = bench.teacher
+    soft = predict(teacher.model, made.images, teacher.task)
+    provenance = Provenance(str(teacher.spec), model_digest(teacher.model), made.start, seed)
+    ones = torch.ones(len(made.labels))
+    return len(artefact.encode(SupportSet(made.images, made.labels, soft, ones, teacher.task, provenance)))
+
+
+def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
+    """Rows without images: students as they are drawn, and the teacher itself at several precisions."""
+    images, task, teacher = bench.images, bench.trajectory.task, bench.teacher
+    base = _row(bench, federation, UNTRAINED, students)
+    rows = []
+    for architecture in students.architectures:
+        drawn = [build_model(ModelSpec.parse(architecture, task), seed=seed) for seed in range(1, students.seeds + 1)]
+        found = [accuracy(model.eval(), images.test, images.test_labels, task) for model in drawn]
+        deviation = statistics.stdev(found) if len(found) > 1 else 0.0
+        rows.append(
+            dataclasses.replace(
+                base,
+                student=architecture,
+                accuracy_mean=round(statistics.fmean(found), 4),
+                accuracy_std=round(deviation, 4),
+            )
+        )
+    for precision in PRECISIONS:
+        model, size_bytes = quantised(teacher, precision)
+        reached = accuracy(model, images.test, images.test_labels, task)
+        rows.append(
+            dataclasses.replace(
+                base,
+                method=f"teacher's weights, {precision}",
+                student=str(teacher.spec),
+                student_steps=0,
+                accuracy_mean=round(reached, 4),
+                release_bytes=size_bytes,
+            )
+        )
+    return rows
+
+
+def method_rows(bench: Bench, federation: str, method: str, per_class: int, students: Students) -> list[Row]:
+    """Make one method's set and train every student on it, with hard and with soft labels."""
+    made, seconds = make(bench, method, per_class, seed=0)
+    base = dataclasses.replace(
+        _row(bench, federation, method, students),
+        images_per_class=per_class,
+        start=made.start,
+        release_bytes=release_bytes(bench, made, 0),
+        synthesis_s=round(seconds, 1),
+        seen_real_images=made.seen_real_images,
+    )
+    rows = []
+    for architecture in students.architectures:
+        for labels in ("hard", "soft"):
+            mean, deviation = trained(bench, made, labels, architecture, students)
+            rows.append(
+                dataclasses.replace(
+                    base, labels=labels, student=architecture, accuracy_mean=mean, accuracy_std=deviation
+                )
+            )
+            told = f"{method}, {per_class}/class, {labels}, {architecture}: {mean:.1%} ± {deviation:.1%}"
+            print(told, file=sys.stderr, flush=True)
+    return rows
+
+
+def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
+    """A row with what all of them share."""
+    teacher, images = bench.teacher, bench.images
+    reached = accuracy(teacher.model, images.test, images.test_labels, teacher.task)
+    data = FEDERATIONS[federation].settings.data
+    return Row(
+        federation, method, data, str(teacher.spec), round(reached, 4), 0, "-", "-", "-", students.steps, 0.0, 0.0, 0,
+        0.0, 0,
+    )  # fmt: skip
+
+
+def markdown(rows: list[Row], federation: str) -> str:
+    """Rows of one federation, in the order that they were asked for."""
+    lines = [
+        "| method | per class | starts from | real images seen | labels | student | accuracy | bytes | seconds |",
+        "|---" * 9 + "|",
+    ]
+    for r in rows:
+        if r.federation == federation:
+            cells = (
+                *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", r.labels, r.student),
+                *(f"{r.accuracy_mean:.1%} ± {r.accuracy_std:.1%}", f"{r.release_bytes:,}", f"{r.synthesis_s:.0f}"),
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--federation", type=click.Choice(list(FEDERATIONS)), required=True)
+@click.option("--data-root", default="", help="Folder of the data set.")
+@click.option("--crops", type=click.Path(path_type=Path), help="Folder of public pictures.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/zero-shot"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/zero_shot.json"), show_default=True)
+@click.option("--methods", default="", help="Names separated by semicolons; all that the federation permits.")
+@click.option("--per-class", default="1,10", show_default=True)
+@click.option("--students", default="", help="Architectures; the teacher's own when empty.")
+@click.option("--student-seeds", default=3, show_default=True)
+@click.option("--student-steps", default=newcomer_training().steps, show_default=True)
+@click.option("--test-images", default=10_000, show_default=True, help="At most so many test images.")
+@click.option("--iterations", default=300, show_default=True, help="Of a synthesis from the teacher.")
+@click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--table/--no-table", default=False, show_default=True, help="Print the table and compute nothing.")
+def main(**o: Any) -> None:
+    """Compute the rows that are missing and print the table."""
+    table, name = Table(o["out"]), o["federation"]
+    if not o["table"]:
+        images = load_images(FEDERATIONS[name], o["data_root"], o["cache"])
+        trajectory = federate(name, images, o["cache"], o["device"])
+        crops = o["crops"]
+        bench = Bench(trajectory, images, crops, o["device"], o["iterations"], o["rival_iterations"])
+        architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
+        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
+        if not table.has(name, UNTRAINED, 0, students):
+            table.add(fixed_rows(bench, name, students))
+        for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
+            for per_class in (int(count) for count in o["per_class"].split(",")):
+                if not table.has(name, method, per_class, students):
+                    table.add(method_rows(bench, name, method, per_class, students))
+    print(markdown(table.rows, name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The methods of ``zero_shot.py``: from a federation (or, for rivals, its images) to a small set of images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.zero_shot_federations import Images, Trajectory
+from benchmarks.zero_shot_rivals import RealData, batch_norm_inversion, distribution_matching, gradient_matching
+from dsv import (
+    PRESETS,
+    Compute,
+    SelectionConfig,
+    Start,
+    SynthesisConfig,
+    noise_pixels,
+    picture_paths,
+    predict,
+    read_picture,
+    select,
+    synthesize,
+    to_uint8,
+)
+from protos.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a method may use; what it looks at of it stands in its row."""
+
+    trajectory: Trajectory
+    images: Images
+    crops_folder: Path | None
+    device: str
+    iterations: int
+    rival_iterations: int
+
+    @property
+    def teacher(self) -> Checkpoint:
+        """The global model after the last round."""
+        return self.trajectory.checkpoint(self.trajectory.rounds[-1])
+
+    @property
+    def real(self) -> RealData:
+        """For methods that see real images."""
+        return RealData(self.images, self.trajectory.task, self.device)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A method's set: (N, C, H, W) uint8 and (N,) int64; what it started from, how many real images it looked at."""
+
+    images: Tensor
+    labels: Tensor
+    start: str
+    seen_real_images: int
+
+
+Method = Callable[[Bench, int, int], Made]
+"""From bench, images per class and seed."""
+
+
+def _labels(bench: Bench, per_class: int) -> Tensor:
+    return torch.arange(bench.trajectory.task.classes).repeat_interleave(per_class)
+
+
+def _noise(bench: Bench, per_class: int, seed: int) -> Made:
+    labels = _labels(bench, per_class)
+    drawn = noise_pixels(bench.trajectory.task, len(labels), torch.Generator().manual_seed(seed))
+    return Made(to_uint8(drawn), labels, "noise", 0)
+
+
+def _random_real(bench: Bench, per_class: int, seed: int) -> Made:
+    pixels = bench.real.start(per_class, torch.Generator().manual_seed(seed))
+    return Made(to_uint8(pixels), _labels(bench, per_class), "real", len(pixels))
+
+
+def _selected_real(bench: Bench, per_class: int, seed: int) -> Made:
+    """Images with the largest multipliers; the selection looks at every training image."""
+    images, labels = bench.images.train, bench.images.train_labels
+    found = select(
+        bench.teacher.model,
+        lambda indices: images[list(indices)],
+        labels,
+        bench.trajectory.task,
+        SelectionConfig(),
+        compute=Compute(bench.device, micro_batch=100),
+    )
+    chosen = found.coreset(per_class)
+    return Made(images[chosen], labels[chosen], "real", len(labels))
+
+
+def _crops(bench: Bench, count: int, generator: torch.Generator) -> Tensor:
+    """Random square crops, a quarter to the whole of the side, of the public pictures, (count, C, H, W) uint8."""
+    if bench.crops_folder is None:
+        raise ValueError("public crops need --crops, a folder of public pictures")
+    task = bench.trajectory.task
+    large = replace(task, image_size_px=max(128, task.image_size_px))
+    pictures = torch.stack([read_picture(path, large) for path in picture_paths(bench.crops_folder)])
+    crops = []
+    for _ in range(count):
+        picture = pictures[int(torch.randint(len(pictures), (1,), generator=generator))]
+        side = int(large.image_size_px * float(0.25 + 0.75 * torch.rand(1, generator=generator)))
+        room = large.image_size_px - side + 1
+        top, left = (int(torch.randint(room, (1,), generator=generator)) for _ in range(2))
+        crop = picture[None, :, top : top + side, left : left + side].float()
+        crops.append(functional.interpolate(crop, task.image_size_px, mode="area").round().to(torch.uint8))
+    return torch.cat(crops)
+
+
+def _best_of(bench: Bench, pool: Tensor, per_class: int) -> Tensor:
+    """For every class the crops that the teacher is surest of, sorted by class."""
+    seen = predict(bench.teacher.model, pool, bench.trajectory.task)
+    return torch.cat([seen[:, label].topk(per_class).indices for label in range(bench.trajectory.task.classes)])
+
+
+def _random_crops(bench: Bench, per_class: int, seed: int) -> Made:
+    """Hard labels are what the teacher takes each crop for."""
+    count = len(_labels(bench, per_class))
+    drawn = _crops(bench, count, torch.Generator().manual_seed(seed))
+    return Made(drawn, predict(bench.teacher.model, drawn, bench.trajectory.task).argmax(dim=1), "public", 0)
+
+
+def _best_crops(bench: Bench, per_class: int, seed: int) -> Made:
+    labels = _labels(bench, per_class)
+    pool = _crops(bench, 20 * len(labels) + 2_000, torch.Generator().manual_seed(seed))
+    return Made(pool[_best_of(bench, pool, per_class)], labels, "public", 0)
+
+
+def _dsv(config: SynthesisConfig, *, public: bool = False) -> Method:
+    def make(bench: Bench, per_class: int, seed: int) -> Made:
+        start = Start("public-crops", _best_crops(bench, per_class, seed).images) if public else None
+        wanted = replace(config, images_per_class=per_class, iterations=bench.iterations)
+        compute = Compute(bench.device)
+        found = synthesize(bench.teacher.model, bench.trajectory.task, wanted, seed=seed, start=start, compute=compute)
+        return Made(found.images, found.labels, "public" if public else "noise", 0)
+
+    return make
+
+
+def _dm(bench: Bench, per_class: int, seed: int) -> Made:
+    found = distribution_matching(
+        bench.trajectory.spec, bench.real, per_class, iterations=bench.rival_iterations, seed=seed
+    )
+    return Made(found, _labels(bench, per_class), "real", len(bench.images.train))
+
+
+def _dc(bench: Bench, per_class: int, seed: int) -> Made:
+    found = gradient_matching(
+        bench.trajectory.spec, bench.real, per_class, iterations=bench.rival_iterations, seed=seed
+    )
+    return Made(found, _labels(bench, per_class), "real", len(bench.images.train))
+
+
+def _batch_norm(bench: Bench, per_class: int, seed: int) -> Made:
+    teacher = bench.teacher
+    found = batch_norm_inversion(
+        teacher.model, teacher.task, per_class, iterations=bench.iterations, seed=seed, device=bench.device
+    )
+    return Made(found, _labels(bench, per_class), "noise", 0)
+
+
+_DEFAULT = SynthesisConfig()
+
+METHODS: dict[str, Method] = {
+    "noise": _noise,
+    "public crops, random": _random_crops,
+    "public crops, best": _best_crops,
+    "random real": _random_real,
+    "selected real": _selected_real,
+    "DM": _dm,
+    "DC": _dc,
+    "batch-norm inversion": _batch_norm,
+    "DSV, paper": _dsv(PRESETS["paper-cifar"]),
+    "DSV, end point": _dsv(_DEFAULT),
+    "DSV, coarse to fine": _dsv(replace(_DEFAULT, coarse_stages=2)),
+    "DSV, total variation": _dsv(replace(_DEFAULT, total_variation_weight=0.05)),
+    "DSV, from public crops": _dsv(_DEFAULT, public=True),
+}
+"""By the name in the table. Every one is evaluated with hard and with the teacher's soft labels."""
+
+
+def permitted(bench: Bench) -> list[str]:
+    """Methods that this bench has what they need for."""
+    norm = bench.trajectory.spec.norm
+    without = {name for name in METHODS if "public crops" in name} if bench.crops_folder is None else set()
+    return [name for name in METHODS if name not in without and (norm == "batch" or "batch-norm" not in name)]
+
+
+def make(bench: Bench, name: str, per_class: int, seed: int) -> tuple[Made, float]:
+    """The set of one method and the seconds it took."""
+    started = time.perf_counter()
+    made = METHODS[name](bench, per_class, seed)
+    return made, time.perf_counter() - started
