@@ -25,3 +25,13 @@ def report(run: Path, out: Path | None, selected: Path | None, data: str, data_r
     if selected:
         click.secho("This page holds private images: do not pass it on.", bold=True, err=True)
     click.echo(f"report: {page}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; gallery.html in FOLDER if not.")
+def gallery(folder: Path, out: Path | None) -> None:
+    """One page on all runs and releases in FOLDER (default: runs), any two side by side."""
+    from deploy.pages.gallery_page import write_gallery
+
+    click.echo(f"gallery: {write_gallery(folder, out=out)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from deploy.pages import words
 from deploy.pages.facts import ReleaseFacts, RunFacts
@@ -81,10 +81,14 @@ def _per_byte(groups: Sequence[_Group]) -> Chart:
         axes = drawn.axes()
         for group in groups:
             _points(axes, group, [max(1, row.downloaded_bytes) for row in group.rows])
-        axes.set_xscale("log")
+        sizes = [max(1, row.downloaded_bytes) for group in groups for row in group.rows]
+        if max(sizes) > 5 * min(sizes):
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_size(value)))
-        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("downloaded by a newcomer")
         _finish(drawn, axes)
     told = "; ".join(

@@ -132,7 +132,7 @@ def told(release: ReleaseFacts, place: int) -> str:
     values, tops = soft.topk(min(2, len(soft)))
     other = next(((int(t), float(v)) for v, t in zip(values, tops, strict=True) if int(t) != label), None)
     if other and other[1] >= 0.001:
-        text += f", then {words.short(release.class_names[other[0]], 30)} {words.share(other[1])}"
+        text += f", next guess {words.short(release.class_names[other[0]], 30)} ({words.share(other[1])})"
     return text
 
 

@@ -145,8 +145,8 @@ def _result(run_dir: Path, missing: list[str]) -> Result | None:
 def _events(run_dir: Path, missing: list[str]) -> list[Event]:
     try:
         events = read_events(run_dir)
-    except (DsvError, OSError) as error:
-        missing.append(f"The run's curves cannot be shown: {error}.")
+    except (DsvError, OSError):
+        missing.append(f"The run's curves cannot be shown: {EVENTS_FILE} is damaged, or of another version.")
         return []
     if not events:
         missing.append(f"There is no {EVENTS_FILE}, or nothing in it: the curves of the run are missing.")

@@ -136,14 +136,17 @@ def _savings(row: NewcomerRow, goals: list[RivalRow]) -> str:
 def _saving(own_bytes: int, rival_bytes: int) -> str:
     if not rival_bytes or not own_bytes:
         return words.NONE
-    if own_bytes <= rival_bytes:
-        return f"{words.factor(rival_bytes / own_bytes)} times fewer"
-    return f"{words.factor(own_bytes / rival_bytes)} times more"
+    way = "fewer" if own_bytes <= rival_bytes else "more"
+    ratio = max(own_bytes, rival_bytes) / min(own_bytes, rival_bytes)
+    if ratio >= 1.95:
+        return f"{words.factor(ratio)} times {way}"
+    percent = 100 * abs(own_bytes - rival_bytes) / rival_bytes
+    return f"{percent:.{0 if percent >= 1 else 1}f} % {way}"
 
 
 def _verdict(gain: float, level: bool, fewer: bool) -> str:
     if level:
-        return "level, DSVs take fewer bytes" if fewer else "level, the rival takes fewer bytes"
+        return "level, and DSVs smaller" if fewer else "level, but the rival smaller"
     if gain > 0:
-        return "DSVs better in both" if fewer else "DSVs more accurate, for more bytes"
-    return "rival more accurate, for more bytes" if fewer else "rival better in both"
+        return "DSVs better in both" if fewer else "DSVs more accurate, but larger"
+    return "DSVs smaller, but less accurate" if fewer else "the rival better in both"

@@ -36,7 +36,7 @@ def render(template: str, script: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["short"] = words.short
-    environment.globals.update(share=words.share, size=words.size)
+    environment.globals.update(share=words.share, size=words.size, plural=words.plural)
     code = _asset(script)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return environment.get_template(template).render(

@@ -115,7 +115,7 @@ def _by_round(ledger: list[LedgerRow]) -> Chart | None:
         axes.set_xlabel("round")
         axes.set_ylabel("↓ to clients      ↑ to the server")
         if len(purposes) > 1:
-            axes.legend(loc="best")
+            drawn.figure.legend(loc="outside lower center", ncols=3, handlelength=1.2)
     up, down = (sum(both[way] for both in sums.values()) for way in (0, 1))
     told = (
         f"{words.plural(len(numbers), 'round')}: {words.size(up)} up and {words.size(down)} down in all, "

@@ -15,7 +15,7 @@ from deploy.pages.facts import ReleaseFacts
 from deploy.pages.pictures import encoded, fit
 from dsv import DsvError
 
-_PER_CLASS = 6
+_PER_CLASS = 5
 _MOST_CLASSES = 100
 _MEAN_OF = 500
 
@@ -61,7 +61,7 @@ def read_selection(path: Path, data: str, root: str, release: ReleaseFacts) -> S
     for label, index, _ in entries:
         if not 0 <= index < len(train) or int(train.labels[index]) != label:
             raise DsvError(
-                f"{path} was not made from {data}'s images (image {index}); give its own --data, --data-root"
+                f"{path} was not made from these images of {data} (no. {index}); give its own --data, --data-root"
             )
     entries.sort(key=lambda entry: (entry[0], -entry[2]))
     return Selected(entries, train)

@@ -45,6 +45,7 @@
     const image = chosen.firstElementChild;
     lens.image.src = image.src;
     lens.image.className = image.className;
+    lens.image.width = lens.image.height = image.className ? 64 : 112;
     lens.name.textContent = "class " + chosen.dataset.class + ", no. " + chosen.dataset.rank;
     lens.text.textContent = chosen.title;
   }
