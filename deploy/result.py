@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -145,6 +144,7 @@ def read_result(path: Path) -> Result:
         raise DsvError(f"{path} is no result of a run ({error!r}); see docs/result.schema.json") from None
 
 
+_MOST = 1 << 63
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
@@ -153,7 +153,7 @@ def _row(kind: type[_Row], found: Any) -> _Row:
     for entry in fields(kind):  # type: ignore[arg-type]
         value = known[entry.name]
         wanted = _TYPES.get(str(entry.type), (object,))
-        finite = not isinstance(value, float) or math.isfinite(value)
+        finite = not isinstance(value, (int, float)) or abs(value) < _MOST
         if not isinstance(value, wanted) or isinstance(value, bool) or not finite:
             raise ValueError(f"{entry.name} is {value!r}")
     return kind(**known)
@@ -161,4 +161,7 @@ def _row(kind: type[_Row], found: Any) -> _Row:
 
 def _confusion(found: Any) -> ConfusionRow:
     row = _row(ConfusionRow, found)
-    return replace(row, counts=[(int(true), int(seen), int(count)) for true, seen, count in row.counts])
+    counts = [(int(true), int(seen), int(count)) for true, seen, count in row.counts]
+    if any(true < 0 or seen < 0 or not 0 < count < _MOST for true, seen, count in counts):
+        raise ValueError("counts are not [class, class, images above 0]")
+    return replace(row, counts=counts)

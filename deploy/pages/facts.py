@@ -116,7 +116,11 @@ def collect_run(run_dir: Path) -> RunFacts:
         missing.append("No frames of the synthesis were kept, so the page cannot show how the images grew.")
     if result and not result.confusions:
         missing.append(f"{RESULT_FILE} has no confusions; a run with the present version records them.")
-    return RunFacts(run_dir.resolve().name, result, releases, events, settings, missing)
+    name = run_dir.resolve().name
+    told = [
+        sentence.replace(str(run_dir), name) for sentence in missing
+    ]  # pages are shared: no folders of this machine
+    return RunFacts(name, result, releases, events, settings, told)
 
 
 def read_release(path: Path) -> ReleaseFacts:

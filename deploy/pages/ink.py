@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import rc_context
@@ -63,6 +64,23 @@ _SIZE = re.compile(r'(<svg[^>]*?) (?:width|height)="[\d.]+pt"')
 _PLACES = re.compile(r'\b(?:d|x|y|transform)="[^"]*"')
 _DIGITS = re.compile(r"(\.\d\d)\d+")
 _FONT = re.compile(r"font(-family)?: ((?:[\w.]+ )*)'DejaVu Sans'(, [\w' -]+)*")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of a page.
+
+    Args:
+        title: what it shows.
+        svg: the drawing.
+        alt: the same in words, for those who do not see it.
+        caption: how to read it; may be empty.
+    """
+
+    title: str
+    svg: str
+    alt: str
+    caption: str = ""
 
 
 class Drawing:

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from deploy.pages import words
-from deploy.pages.charts import Chart
-from deploy.pages.ink import INK, MUTED, SERIES, drawing
+from deploy.pages.ink import INK, MUTED, SERIES, Chart, drawing
 from deploy.result import LedgerRow
 
 _NOT_SENT = "raw_images_instead"

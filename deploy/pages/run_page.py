@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.pages.charts import (
-    Chart,
-    accuracies,
-    confusion,
-    entropy,
-    losses,
-    rounds,
-    sums_against_accuracy,
-)
+from deploy.pages.accuracy_charts import accuracies
+from deploy.pages.class_charts import confusion, sums_against_accuracy
+from deploy.pages.curve_charts import entropy, losses, rounds
 from deploy.pages.dsv_view import ReleaseView, mean_images, release_view, told
 from deploy.pages.facts import ReleaseFacts, RunFacts, collect_run
 from deploy.pages.headline import best_newcomer, headline, rival_in_words
 from deploy.pages.html import render, write_page
+from deploy.pages.ink import Chart
 from deploy.pages.ledger_charts import ledger_charts, totals
 from deploy.pages.pictures import tile_px
 from deploy.pages.private_images import Beside, Selected, beside, read_selection
