@@ -12,10 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from run_folders import HOSTILE, a_run, a_task
-
-from deploy.pages.gallery_page import write_gallery
-from deploy.pages.run_page import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -44,15 +40,6 @@ def browser() -> Iterator[object]:
         launched.close()
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("pages")
-    runs = folder / "runs"
-    plain = a_run(runs / "plain", a_task(10, 8), (1, 10))
-    hostile = a_run(runs / "hostile", a_task(names=(*HOSTILE, "long " * 40)))
-    return {"report": write_report(plain), "hostile": write_report(hostile), "gallery": write_gallery(runs)}
-
-
 def opened(browser, path: Path, *, size: str = "desktop", scheme: str = "light") -> Opened:
     width, height = SIZES[size]
     context = browser.new_context(
@@ -67,8 +54,8 @@ def opened(browser, path: Path, *, size: str = "desktop", scheme: str = "light")
 
 
 @pytest.mark.parametrize("name", ["report", "hostile", "gallery"])
-def test_opens_whole_and_asks_for_nothing(browser, files, name):
-    found = opened(browser, files[name])
+def test_opens_whole_and_asks_for_nothing(browser, pages, name):
+    found = opened(browser, pages[name])
     page = found.page
     sources = page.locator("img").count()
     decoded = page.evaluate(
@@ -77,7 +64,7 @@ def test_opens_whole_and_asks_for_nothing(browser, files, name):
     assert sources > 10 and all(decoded)
     assert found.faults == []
     outside = [url for url in found.requests if not url.startswith("data:")]
-    assert outside == [files[name].as_uri()]
+    assert outside == [pages[name].as_uri()]
     page.context.close()
 
 
@@ -91,8 +78,8 @@ def test_opens_whole_and_asks_for_nothing(browser, files, name):
         ("gallery", "phone", "light"),
     ],
 )
-def test_no_overflow_and_no_serious_fault_of_access(browser, files, name, size, scheme):
-    found = opened(browser, files[name], size=size, scheme=scheme)
+def test_no_overflow_and_no_serious_fault_of_access(browser, pages, name, size, scheme):
+    found = opened(browser, pages[name], size=size, scheme=scheme)
     page = found.page
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= SIZES[size][0], f"{wide} px wide"
@@ -108,8 +95,8 @@ def test_no_overflow_and_no_serious_fault_of_access(browser, files, name, size, 
     page.context.close()
 
 
-def test_slider_and_keys_of_the_report(browser, files):
-    found = opened(browser, files["report"])
+def test_slider_and_keys_of_the_report(browser, pages):
+    found = opened(browser, pages["report"])
     page = found.page
     first = page.locator(".release:not([hidden]) .tile img").first
     final = first.get_attribute("src")
@@ -132,13 +119,14 @@ def test_slider_and_keys_of_the_report(browser, files):
     page.get_by_role("radio", name="1 per class").check()
     assert page.locator(".release:not([hidden]) .tile").count() == 10
     page.locator(".play").click()
-    page.wait_for_function("document.querySelector('#grown').value === '1'")
+    sync_api.expect(slider).not_to_have_value(slider.get_attribute("max"))
+    sync_api.expect(slider).to_have_value(slider.get_attribute("max"), timeout=30_000)
     assert found.faults == []
     page.context.close()
 
 
-def test_any_two_of_the_gallery(browser, files):
-    found = opened(browser, files["gallery"], size="phone")
+def test_any_two_of_the_gallery(browser, pages):
+    found = opened(browser, pages["gallery"], size="phone")
     page = found.page
     page.locator(".card").nth(1).get_by_role("button", name="left").click()
     page.locator(".card").nth(1).get_by_role("button", name="right").click()
@@ -150,10 +138,10 @@ def test_any_two_of_the_gallery(browser, files):
     page.context.close()
 
 
-def test_reads_without_its_script_and_on_paper(browser, files):
+def test_reads_without_its_script_and_on_paper(browser, pages):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(files["report"].as_uri())
+    page.goto(pages["report"].as_uri())
     assert page.locator(".release:visible").count() == 2 and not page.locator(".console").is_visible()
     page.emulate_media(media="print")
     assert page.locator(".strip:visible").count() == 2 and not page.locator("nav").is_visible()

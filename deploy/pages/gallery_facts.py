@@ -22,8 +22,8 @@ MOST_ENTRIES = 60
 _MOST_DEPTH = 4
 _MOST_FOLDERS = 5_000
 _LABELS = (
-    "newcomer's accuracy",
-    "its download",
+    "accuracy",
+    "download",
     "newcomer",
     "as many random real images",
     "teacher's weights",
@@ -174,8 +174,8 @@ def _of_result(run: RunFacts, result: Result) -> dict[str, str]:
             for rival in result.rivals
             if rival.name.startswith("random_real") and rival.images_per_class == best.images_per_class
         ]
-        figures["newcomer's accuracy"] = words.share(best.accuracy_mean, best.accuracy_std)
-        figures["its download"] = words.size(best.downloaded_bytes)
+        figures["accuracy"] = words.share(best.accuracy_mean, best.accuracy_std)
+        figures["download"] = words.size(best.downloaded_bytes)
         figures["newcomer"] = (
             f"{words.short(best.architecture)}, {best.images_per_class} DSVs per class, {best.labels} labels"
         )
