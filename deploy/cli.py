@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from deploy import cli_deploy, cli_distribution, cli_study, evidence
+from deploy import cli_deploy, cli_distribution, cli_pages, cli_study, evidence
 from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -65,6 +65,7 @@ def simulate(out: Path, quiet: bool, **values: Any) -> None:
 
 
 def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet: bool) -> None:
+    from deploy.pages.run_page import write_report
     from deploy.progress import display
     from deploy.report import print_report
     from deploy.simulate import simulate as run
@@ -72,6 +73,7 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
     with display(quiet=quiet) as shown:
         run_dir, result = run(settings, harness, out, shown)
     print_report(result, run_dir)
+    click.echo(f"report: {write_report(run_dir)}")
 
 
 @cli.command()
@@ -122,6 +124,8 @@ cli.add_command(evidence.characterise)
 cli.add_command(cli_study.interpolate)
 cli.add_command(cli_study.edit)
 cli.add_command(cli_study.mix)
+cli.add_command(cli_pages.report)
+cli.add_command(cli_pages.gallery)
 cli.add_command(cli_deploy.certs)
 cli.add_command(cli_deploy.deploy)
 cli.add_command(cli_deploy.doctor)

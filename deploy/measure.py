@@ -16,8 +16,8 @@ from client.bootstrap import newcomer_training, train_newcomer
 from client.data import ImageSplit
 from client.download import Download
 from deploy.options import HarnessSettings
-from deploy.result import NewcomerRow, RivalRow
-from dsv import ModelSpec, Task, accuracy, build_model, noise_pixels, predict, to_uint8
+from deploy.result import ConfusionRow, NewcomerRow, RivalRow
+from dsv import ModelSpec, Task, accuracy, build_model, confusion_counts, noise_pixels, predict, to_uint8
 from protos import artefact
 from protos.checkpoint import Checkpoint
 
@@ -51,7 +51,24 @@ class _Job:
     data: Callable[[int], tuple[Tensor, Tensor]]  # from seed to images and targets
 
 
-def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> tuple[list[NewcomerRow], list[RivalRow]]:
+@dataclass(frozen=True)
+class Measured:
+    """Rows of result.json, in its order."""
+
+    newcomers: list[NewcomerRow]
+    rivals: list[RivalRow]
+    confusions: list[ConfusionRow]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One trained model on the test images."""
+
+    accuracy: float
+    confusion: Tensor  # (K, K) int64
+
+
+def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> Measured:
     """Train and test every newcomer and every rival, several seeds each.
 
     Args:
@@ -59,8 +76,8 @@ def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> tuple[l
     """
     newcomers = _newcomer_jobs(bench, downloads)
     rivals = [job for count in downloads for job in _rival_jobs(bench, count)]
-    accuracies = _run(bench, newcomers + rivals, note)
-    rows = [_summary(values) for values in accuracies]
+    outcomes = _run(bench, newcomers + rivals, note)
+    rows = [_summary([outcome.accuracy for outcome in own]) for own in outcomes]
     newcomer_rows = [
         NewcomerRow(j.architecture, j.images_per_class, j.labels, *row, j.downloaded_bytes, j.digest)
         for j, row in zip(newcomers, rows, strict=False)
@@ -69,7 +86,21 @@ def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> tuple[l
         RivalRow(j.name, j.architecture, j.images_per_class, *row, j.downloaded_bytes)
         for j, row in zip(rivals, rows[len(newcomers) :], strict=True)
     ]
-    return newcomer_rows, [_untrained(bench, a) for a in bench.harness.architectures] + rival_rows
+    untrained = [_untrained(bench, a) for a in bench.harness.architectures]
+    confusions = [
+        confusion_row("newcomer", j.architecture, j.images_per_class, j.labels, [o.confusion for o in own])
+        for j, own in zip(newcomers, outcomes, strict=False)
+    ]
+    return Measured(newcomer_rows, untrained + rival_rows, confusions)
+
+
+def confusion_row(
+    model: str, architecture: str, images_per_class: int, labels: str, counts: list[Tensor]
+) -> ConfusionRow:
+    """The sum of some (K, K) counts as the cells that are not 0."""
+    total = torch.stack(counts).sum(dim=0)
+    cells = [(int(true), int(seen), int(total[true, seen])) for true, seen in torch.nonzero(total).tolist()]
+    return ConfusionRow(model, architecture, images_per_class, labels, cells)
 
 
 def _newcomer_jobs(bench: Bench, downloads: dict[int, Download]) -> list[_Job]:
@@ -140,25 +171,27 @@ def _test(bench: Bench, model: torch.nn.Module) -> float:
     return accuracy(model, bench.test_images, bench.test_labels, bench.teacher.task, device=bench.device)
 
 
-def _run(bench: Bench, jobs: list[_Job], note: Note) -> list[list[float]]:
-    """Accuracies of every job, one per seed. Seeds start beside the teacher's own."""
+def _run(bench: Bench, jobs: list[_Job], note: Note) -> list[list[_Outcome]]:
+    """Outcomes of every job, one per seed. Seeds start beside the teacher's own."""
     harness, task = bench.harness, bench.teacher.task
     config = newcomer_training(harness.newcomer_steps)
 
-    def once(job: _Job, seed: int) -> float:
+    def once(job: _Job, seed: int) -> _Outcome:
         images, targets = job.data(seed)
         model = train_newcomer(job.architecture, images, targets, task, config, seed=seed, device=bench.device)
-        return _test(bench, model)
+        seen = predict(model, bench.test_images, task, device=bench.device)
+        score = float((seen.argmax(dim=1) == bench.test_labels).float().mean())
+        return _Outcome(score, confusion_counts(seen, bench.test_labels))
 
     seeds = range(bench.seed + 1, bench.seed + 1 + harness.newcomer_seeds)
     with _workers(bench.device) as pool:
         futures = {pool.submit(once, job, seed): (at, k) for at, job in enumerate(jobs) for k, seed in enumerate(seeds)}
-        results = [[0.0] * len(seeds) for _ in jobs]
+        results = [[_Outcome(0.0, torch.empty(0))] * len(seeds) for _ in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             at, k = futures[future]
             results[at][k] = future.result()
-            job = jobs[at]
-            told = f"{job.name} {job.images_per_class}/class {job.labels} {job.architecture}: {results[at][k]:.1%}"
+            job, score = jobs[at], results[at][k].accuracy
+            told = f"{job.name} {job.images_per_class}/class {job.labels} {job.architecture}: {score:.1%}"
             note(done, len(futures), told)
     return results
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from dsv import DsvError
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,25 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class ConfusionRow:
+    """What one kind of model took the test images for.
+
+    Args:
+        model: ``teacher`` or ``newcomer``.
+        architecture: of the model.
+        images_per_class: of the release that it was trained from; 0 for the teacher.
+        labels: ``hard`` or ``soft``; empty for the teacher.
+        counts: (class, class that it was taken for, images), where images is not 0; summed over a newcomer's seeds.
+    """
+
+    model: str
+    architecture: str
+    images_per_class: int
+    labels: str
+    counts: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
 class Seconds:
     """Wall-clock time of the stages."""
 
@@ -77,11 +101,67 @@ class Result:
     rivals: list[RivalRow]
     ledger: list[LedgerRow]
     seconds: Seconds
+    confusions: list[ConfusionRow] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        text = json.dumps(asdict(self), indent=1)
+        temporary.write_text(_SPREAD_TRIPLE.sub(r"[\1, \2, \3]", text) + "\n")
         os.replace(temporary, path)
+
+
+_SPREAD_TRIPLE = re.compile(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]")
+"""A cell of a confusion matrix as ``indent`` writes it: on five lines."""
+
+
+def read_result(path: Path) -> Result:
+    """What a run wrote; keys of newer versions are passed over, and ``confusions`` may be missing.
+
+    Raises:
+        DsvError: no such file, or its content is not a run's result.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DsvError(f"cannot read {path}: {error.strerror}; name the folder of a finished run") from None
+    except (ValueError, RecursionError):
+        raise DsvError(f"{path} is not JSON; name the folder of a run whose {path.name} is whole") from None
+    try:
+        return Result(
+            teacher=_row(TeacherRow, found["teacher"]),
+            newcomers=[_row(NewcomerRow, row) for row in found["newcomers"]],
+            rivals=[_row(RivalRow, row) for row in found["rivals"]],
+            ledger=[_row(LedgerRow, row) for row in found["ledger"]],
+            seconds=_row(Seconds, found["seconds"]),
+            confusions=[_confusion(row) for row in found.get("confusions", [])],
+            settings={str(name): value for name, value in found["settings"].items()},
+            versions={str(name): str(value) for name, value in found["versions"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DsvError(f"{path} is no result of a run ({error!r}); see docs/result.schema.json") from None
+
+
+_MOST = 1 << 63
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+
+
+def _row(kind: type[_Row], found: Any) -> _Row:
+    known = {entry.name: found[entry.name] for entry in fields(kind)}  # type: ignore[arg-type]
+    for entry in fields(kind):  # type: ignore[arg-type]
+        value = known[entry.name]
+        wanted = _TYPES.get(str(entry.type), (object,))
+        finite = not isinstance(value, (int, float)) or abs(value) < _MOST
+        if not isinstance(value, wanted) or isinstance(value, bool) or not finite:
+            raise ValueError(f"{entry.name} is {value!r}")
+    return kind(**known)
+
+
+def _confusion(found: Any) -> ConfusionRow:
+    row = _row(ConfusionRow, found)
+    counts = [(int(true), int(seen), int(count)) for true, seen, count in row.counts]
+    if any(true < 0 or seen < 0 or not 0 < count < _MOST for true, seen, count in counts):
+        raise ValueError("counts are not [class, class, images above 0]")
+    return replace(row, counts=counts)

@@ -14,11 +14,11 @@ from client.data import ImageSplit, check_images, folder_classes, open_split
 from client.download import Download, download
 from client.partition import partition_of, write_partition
 from deploy.flower import Simulation, simulation
-from deploy.measure import Bench, measure
+from deploy.measure import Bench, confusion_row, measure
 from deploy.options import HarnessSettings
 from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
-from dsv import DsvError, ModelSpec, accuracy, build_model, checked_device
+from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_counts, predict
 from protos.checkpoint import load_checkpoint
 from protos.exchange import WHOLE, as_record, exchanged_tensors, starting_model
 from protos.settings import IMAGEFOLDER, RunSettings
@@ -140,20 +140,21 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     started = time.perf_counter()
     downloads, rows = _distribute(run_dir, harness, published)
     distributed = time.perf_counter()
-    newcomers, rivals = measure(
+    measured = measure(
         bench, downloads, lambda done, total, note: display.update("newcomers and rivals", done, total, note)
     )
     finished = time.perf_counter()
     moved = [e for e in events if isinstance(e, BytesMoved)]
-    score = accuracy(teacher.model, test_images, data.test.labels, teacher.task, device=device)
+    seen = predict(teacher.model, test_images, teacher.task, device=device)
+    score = float((seen.argmax(dim=1) == data.test.labels).float().mean())
     weights_bytes = max(e.bytes for e in moved if e.direction == "down")
     if settings.trainable != WHOLE:  # a newcomer holds no backbone: taking the teacher means taking all of it
         weights_bytes = as_record(exchanged_tensors(teacher.model, WHOLE)).count_bytes()
     row = TeacherRow(str(teacher.spec), score, weights_bytes)
     return Result(
         teacher=row,
-        newcomers=newcomers,
-        rivals=[*rivals, row.as_rival()],
+        newcomers=measured.newcomers,
+        rivals=[*measured.rivals, row.as_rival()],
         ledger=[LedgerRow(**asdict(e)) for e in moved] + rows + _raw_upload(data),
         seconds=Seconds(
             federation=next(e.seconds for e in events if isinstance(e, FederationDone)),
@@ -161,6 +162,10 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
             distribution=distributed - started,
             bootstrap=finished - distributed,
         ),
+        confusions=[
+            confusion_row("teacher", row.architecture, 0, "", [confusion_counts(seen, data.test.labels)]),
+            *measured.confusions,
+        ],
         settings={**settings.to_run_config(), **asdict(harness)},
         versions={"torch": str(torch.__version__), "flwr": flwr.__version__},
     )

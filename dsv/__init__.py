@@ -1,7 +1,7 @@
 """Deep Support Vectors: the mathematics, on torch and numpy alone. This page is the whole public index."""
 
 from dsv.augmentation import Augmentation
-from dsv.characteristics import class_accuracies, class_sums, rank_correlation
+from dsv.characteristics import class_accuracies, class_sums, confusion_counts, rank_correlation
 from dsv.compute import PRECISIONS, Compute
 from dsv.deepkkt import (
     DISTANCES,
@@ -22,6 +22,7 @@ from dsv.deepkkt import (
 from dsv.device import checked_device
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict
+from dsv.frames import Frames
 from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
 from dsv.latents import blend, edit, interpolate, mix
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
@@ -52,6 +53,7 @@ __all__ = [
     "Checkpointing",
     "Compute",
     "DsvError",
+    "Frames",
     "KktGradient",
     "KktTerms",
     "KktWeights",
@@ -75,6 +77,7 @@ __all__ = [
     "chosen_parameters",
     "class_accuracies",
     "class_sums",
+    "confusion_counts",
     "deepkkt_loss",
     "edit",
     "from_uint8",

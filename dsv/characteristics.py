@@ -20,6 +20,13 @@ def class_accuracies(probabilities: Tensor, labels: Tensor) -> Tensor:
     return torch.zeros(classes).index_add_(0, labels, hit) / torch.bincount(labels, minlength=classes)
 
 
+def confusion_counts(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(K, K) int64: how many images of the row's class were taken for the column's. Args as ``class_accuracies``."""
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(dim=1)
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
 def class_sums(multipliers: Tensor, labels: Tensor, classes: int) -> Tensor:
     """(K,) float32 sum of the (N,) multipliers of every class (Fig. 2b)."""
     return torch.zeros(classes).index_add_(0, labels, multipliers.float())

@@ -75,6 +75,10 @@ class PixelOptimiser:
         self._generator.set_state(state.generator)
         self.iteration = state.iteration
 
+    def pixels(self) -> Tensor:
+        """All ranks' candidates as they are, (N, C, h, w) float32 on the CPU."""
+        return self._ranks.join(self._pixels.detach(), self._total).cpu()
+
     def state(self) -> SynthesisState:
         """All ranks' candidates and what belongs to them, on the CPU."""
 

@@ -15,6 +15,7 @@ from dsv.compute import Compute
 from dsv.deepkkt import KktTerms
 from dsv.errors import DsvError
 from dsv.evaluation import predict
+from dsv.frames import Frames
 from dsv.pixel_optimiser import PixelOptimiser, Start
 from dsv.pixels import to_uint8
 from dsv.ranks import Ranks
@@ -44,6 +45,7 @@ def synthesize(
     ranks: Ranks | None = None,
     checkpointing: Checkpointing | None = None,
     on_iteration: Progress | None = None,
+    frames: Frames | None = None,
 ) -> SupportSet:
     """Find images and multipliers that satisfy the DeepKKT conditions of ``model``.
 
@@ -61,6 +63,7 @@ def synthesize(
         ranks: processes that share the work; every one of them returns the whole set.
         checkpointing: where the state is saved at intervals, and read from when it is the state of this very run.
         on_iteration: for progress and curves.
+        frames: which iterations' images to show to whom; given alike on every rank.
 
     Returns:
         A set in the order of the labels (sorted by class when None; the most probable class of a probability row), with
@@ -85,8 +88,10 @@ def synthesize(
     identity = _identity(provenance, compute, ranks, wanted, start)
     state = checkpointing.load(identity) if checkpointing else None
     run.restore(state) if state else run.begin(seed, start)
+    _show(run, frames, ranks)
     while run.iteration < config.iterations:
         terms = run.step()
+        _show(run, frames, ranks)
         if on_iteration is not None:
             on_iteration(run.iteration, terms)
         if checkpointing and run.iteration % checkpointing.every == 0:
@@ -103,6 +108,13 @@ def synthesize(
         task=task,
         provenance=provenance,
     )
+
+
+def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
+    if frames is not None and run.iteration in frames.at:
+        pixels = run.pixels()  # every rank gives its share
+        if ranks.rank == 0:
+            frames.take(run.iteration, to_uint8(pixels))
 
 
 def check_fits(model: nn.Module, task: Task, device: torch.device | str = "cpu") -> None:

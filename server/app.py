@@ -98,5 +98,5 @@ def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: 
             log(INFO, "published %d DSVs per class: %s", event.images_per_class, event.path)
 
     store = Path(settings.store) if settings.store else run_dir / STORE_FOLDER
-    publish_releases(teacher, settings, DirectoryStore(store), on_event=tell)
+    publish_releases(teacher, settings, DirectoryStore(store), on_event=tell, run_dir=run_dir)
     events.write(SynthesisDone(time.perf_counter() - started))

@@ -15,6 +15,8 @@ SETTINGS_FILE = "settings.json"
 PARTITION_FILE = "partition.json"
 FLOWER_LOG = "flower.log"
 LATEST = "latest"
+RUN_NAME = "%Y-%m-%dT%H-%M-%S.%fZ"
+"""A run's folder is named by the time at which it began, UTC."""
 
 
 def new_run_dir(base: Path) -> Path:
@@ -23,7 +25,7 @@ def new_run_dir(base: Path) -> Path:
     Raises:
         DsvError: it cannot be made.
     """
-    run_dir = base / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
+    run_dir = base / datetime.now(UTC).strftime(RUN_NAME)
     try:
         run_dir.mkdir(parents=True)
         link = base / f".{LATEST}-{run_dir.name}"

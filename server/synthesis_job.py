@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from dsv import Checkpointing, KktTerms, Ranks, Start, SynthesisConfig, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.settings import RunSettings
 from server.events import IterationDone, Published
+from server.frames import frame_keeper
 from server.start_images import load_start
 from server.store import DirectoryStore
 
@@ -20,6 +22,7 @@ def publish_releases(
     *,
     on_event: Callable[[IterationDone | Published], None],
     ranks: Ranks | None = None,
+    run_dir: Path | None = None,
 ) -> None:
     """Synthesise every DSV set that ``settings`` ask for from ``teacher`` and publish each as soon as it is made.
 
@@ -27,6 +30,7 @@ def publish_releases(
 
     Args:
         ranks: processes that share the synthesis; the first one publishes.
+        run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
         DsvError: as ``synthesize``, ``load_start`` and ``ReleaseStore.publish``.
@@ -46,6 +50,7 @@ def publish_releases(
             ranks=ranks,
             checkpointing=checkpointing,
             on_iteration=_reporter(config, on_event) if ranks.rank == 0 else None,
+            frames=frame_keeper(run_dir, teacher.task.classes, count, config.iterations) if run_dir else None,
         )
         if ranks.rank != 0:
             continue

@@ -93,6 +93,20 @@ def pictures(task) -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """A run's page, one of a run whose classes have hostile names, and the gallery of both runs."""
+    from run_folders import HOSTILE, a_run, a_task
+
+    from deploy.pages.gallery_page import write_gallery
+    from deploy.pages.run_page import write_report
+
+    runs = tmp_path_factory.mktemp("pages") / "runs"
+    plain = a_run(runs / "plain", a_task(10, 8), (1, 10))
+    hostile = a_run(runs / "hostile", a_task(names=(*HOSTILE, "long " * 40)))
+    return {"report": write_report(plain), "hostile": write_report(hostile), "gallery": write_gallery(runs)}
+
+
+@pytest.fixture(scope="session")
 def interpolated(trained, task):
     config = SynthesisConfig(images_per_class=2, iterations=60)
     return interpolate(trained.model, task, config, between=(1, 7), weights=(0.0, 0.25, 0.5, 0.75, 1.0), seed=0)

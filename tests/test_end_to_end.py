@@ -90,9 +90,18 @@ def test_releases_are_what_the_result_names(run):
 
 def test_what_is_printed(run):
     printed = run[3]
-    for wanted in ("federation rounds 2/2", "synthesis 2/class 4/4", "stationarity", "teacher's weights"):
+    for wanted in ("federation rounds 2/2", "synthesis 2/class 4/4", "stationarity", "teacher's weights", "report: "):
         assert wanted in printed
     assert "Traceback" not in printed
+
+
+def test_the_report_has_frames_and_confusions(run):
+    base, _, result, _ = run
+    page = (base / "runs" / "latest" / "report.html").read_text()
+    assert "How they grew from noise" in page and "What this page cannot show" not in page
+    assert [row["model"] for row in result["confusions"]] == ["teacher"] + ["newcomer"] * len(result["newcomers"])
+    tested = [sum(count for _, _, count in row["counts"]) for row in result["confusions"]]
+    assert tested[0] == 359 and set(tested[1:]) == {2 * 359}
 
 
 def test_nothing_is_left_behind(run):

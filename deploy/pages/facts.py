@@ -1,0 +1,195 @@
+"""What a folder tells of a run or of releases: read, checked, and nothing said about what it looks like."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from deploy.result import ConfusionRow, Result, read_result
+from dsv import DsvError, SupportSet, class_sums
+from protos import artefact
+from protos.transport import RELEASE_SUFFIX
+from server.events import FILE_NAME as EVENTS_FILE
+from server.events import Event, Failed, IterationDone, Published, read_events
+from server.frames import Frame, read_frames
+from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True)
+class ReleaseFacts:
+    """One release file.
+
+    Args:
+        digest: SHA-256 of the file.
+        size_bytes: of the file.
+        support_set: what it holds.
+        frames: how its images grew; empty where nobody kept that.
+    """
+
+    digest: str
+    size_bytes: int
+    support_set: SupportSet
+    frames: list[Frame] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.support_set.task.class_names
+
+    def of_class(self, label: int) -> Tensor:
+        """(n,) int64: places of a class's images, largest multiplier first."""
+        own = torch.nonzero(self.support_set.labels == label).flatten()
+        return own[torch.argsort(self.support_set.multipliers[own], descending=True, stable=True)]
+
+    def sums(self) -> Tensor:
+        """(K,) sum of lambda of every class."""
+        return class_sums(self.support_set.multipliers, self.support_set.labels, self.support_set.task.classes)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run's folder.
+
+    Args:
+        name: of the folder.
+        result: what was measured; None where the run is not finished.
+        releases: smallest first.
+        events: in order.
+        settings: every option that is known.
+        missing: what could not be read, or is not there, a sentence each.
+    """
+
+    name: str
+    result: Result | None
+    releases: list[ReleaseFacts]
+    events: list[Event]
+    settings: dict[str, Any]
+    missing: list[str]
+
+    def of_kind(self, kind: type[_Kind]) -> list[_Kind]:
+        """Events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def curves(self) -> dict[int, list[IterationDone]]:
+        """Iterations of every synthesis by images per class; a resumed one counts once."""
+        found: dict[int, dict[int, IterationDone]] = {}
+        for event in self.of_kind(IterationDone):
+            found.setdefault(event.images_per_class, {})[event.iteration] = event
+        return {count: [own[i] for i in sorted(own)] for count, own in sorted(found.items())}
+
+    def confusion(self, model: str) -> list[ConfusionRow]:
+        """Confusions of the teacher or of the newcomers."""
+        return [row for row in self.result.confusions if row.model == model] if self.result else []
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    return any((folder / name).is_file() for name in (RESULT_FILE, EVENTS_FILE, SETTINGS_FILE))
+
+
+def collect_run(run_dir: Path) -> RunFacts:
+    """Everything that is in a run's folder.
+
+    Raises:
+        DsvError: there is no such folder, or nothing of a run in it.
+    """
+    if not run_dir.is_dir():
+        raise DsvError(f"there is no run folder {run_dir}; name one that 'dsv simulate' left, such as runs/latest")
+    if not is_run(run_dir):
+        raise DsvError(
+            f"{run_dir} holds no run ({RESULT_FILE}, {EVENTS_FILE} or {SETTINGS_FILE}); name a run's folder, or use "
+            "'dsv gallery' for a folder of runs or releases"
+        )
+    missing: list[str] = []
+    result = _result(run_dir, missing)
+    events = _events(run_dir, missing)
+    settings = result.settings if result else _settings(run_dir)
+    releases = _releases(run_dir, events, missing)
+    if releases and not any(release.frames for release in releases):
+        missing.append("No frames of the synthesis were kept, so the page cannot show how the images grew.")
+    if result and not result.confusions:
+        missing.append(f"{RESULT_FILE} has no confusions; a run with the present version records them.")
+    name = run_dir.resolve().name
+    told = [
+        sentence.replace(str(run_dir), name) for sentence in missing
+    ]  # pages are shared: no folders of this machine
+    return RunFacts(name, result, releases, events, settings, told)
+
+
+def read_release(path: Path) -> ReleaseFacts:
+    """A release file on its own.
+
+    Raises:
+        DsvError: it is none.
+    """
+    support_set = artefact.load(path)
+    content = path.read_bytes()
+    return ReleaseFacts(artefact.digest(content), len(content), support_set)
+
+
+def _result(run_dir: Path, missing: list[str]) -> Result | None:
+    path = run_dir / RESULT_FILE
+    if not path.is_file():
+        missing.append(f"There is no {RESULT_FILE}: the run is not finished, or it was no simulation.")
+        return None
+    try:
+        return read_result(path)
+    except DsvError as error:
+        missing.append(f"{error}.")
+        return None
+
+
+def _events(run_dir: Path, missing: list[str]) -> list[Event]:
+    try:
+        events = read_events(run_dir)
+    except (DsvError, OSError):
+        missing.append(f"The run's curves cannot be shown: {EVENTS_FILE} is damaged, or of another version.")
+        return []
+    if not events:
+        missing.append(f"There is no {EVENTS_FILE}, or nothing in it: the curves of the run are missing.")
+    missing += [f"The run ended early: {event.reason}" for event in events if isinstance(event, Failed)]
+    return events
+
+
+def _settings(run_dir: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run_dir / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _releases(run_dir: Path, events: list[Event], missing: list[str]) -> list[ReleaseFacts]:
+    paths = {path.stem: path for path in sorted((run_dir / STORE_FOLDER).glob(f"*{RELEASE_SUFFIX}"))}
+    for event in events:
+        if isinstance(event, Published) and event.digest not in paths:
+            paths[event.digest] = Path(event.path)
+    found = []
+    for digest, path in paths.items():
+        try:
+            release = read_release(path)
+        except (DsvError, OSError):
+            missing.append(f"Release {digest[:12]}… is not in the folder, or its file was altered.")
+            continue
+        frames = read_frames(run_dir, round(release.support_set.images_per_class))
+        found.append(ReleaseFacts(release.digest, release.size_bytes, release.support_set, _fitting(frames, release)))
+    if not found and not paths:
+        missing.append("The run has published no release yet.")
+    return sorted(found, key=lambda release: len(release.support_set))
+
+
+def _fitting(frames: list[Frame], release: ReleaseFacts) -> list[Frame]:
+    """Frames that can be of this release."""
+    channels, count = release.support_set.task.channels, len(release.support_set)
+    return [
+        frame
+        for frame in frames
+        if frame.pixels.shape[1] == channels and int(frame.index.min()) >= 0 and int(frame.index.max()) < count
+    ]

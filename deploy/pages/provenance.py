@@ -1,0 +1,120 @@
+"""Where a run comes from and how to do it again. Folders of this machine are cut to their names: pages are shared."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import PurePath
+from typing import Any
+
+from deploy.options import HarnessSettings
+from deploy.pages import words
+from deploy.pages.facts import ReleaseFacts, RunFacts
+from protos.settings import RunSettings
+
+_OF_THE_RUN = ("run-dir", "store")
+_PATHS = ("data-root", "partition-file", "backbone", "start", "run-dir", "store")
+_MADE_BY_THE_RUN = "partition.json"
+_MOST_CHARS = 400
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a run; ``changed`` where it is not the default."""
+
+    name: str
+    value: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class ReleaseOrigin:
+    """What a release says of itself."""
+
+    title: str
+    digest: str
+    teacher_sha256: str
+    teacher: str
+    seed: int
+    versions: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The last section of a report."""
+
+    releases: list[ReleaseOrigin]
+    versions: list[tuple[str, str]]
+    seconds: list[tuple[str, str]]
+    options: list[Option]
+    commands: list[str]
+
+
+def provenance_of(run: RunFacts) -> Provenance:
+    """Digests, versions, times, options, and the commands that do the run again."""
+    seconds = vars(run.result.seconds) if run.result else {}
+    return Provenance(
+        releases=[_origin(release) for release in run.releases],
+        versions=sorted(run.result.versions.items()) if run.result else [],
+        seconds=[(name, f"{value:,.1f} s") for name, value in seconds.items()],
+        options=options_of(run.settings),
+        commands=commands_of(run),
+    )
+
+
+def options_of(settings: Mapping[str, Any]) -> list[Option]:
+    """Every option with its value; paths without their folders."""
+    defaults = _defaults()
+    found = []
+    for name, value in settings.items():
+        key = name.replace("_", "-")
+        if key in _OF_THE_RUN or (key == "partition-file" and PurePath(str(value)).name == _MADE_BY_THE_RUN):
+            continue
+        changed = key not in defaults or defaults[key] != value
+        found.append(Option(key, words.short(_without_folders(key, value), _MOST_CHARS), changed))
+    return sorted(found, key=lambda option: (not option.changed, option.name))
+
+
+def commands_of(run: RunFacts) -> list[str]:
+    """Commands for a shell, made of the options that are not defaults."""
+    if not run.settings:
+        return []
+    known = _defaults()
+    changed = [o for o in options_of(run.settings) if o.changed and o.name in known]
+    simulate = " ".join(["dsv simulate", *(_argument(o.name, run.settings, o.value) for o in changed)])
+    return [simulate if changed else "dsv demo", "dsv report runs/latest"]
+
+
+def _argument(name: str, settings: Mapping[str, Any], shown: str) -> str:
+    value = settings.get(name, settings.get(name.replace("-", "_")))
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {shlex.quote(shown)}"
+
+
+def _without_folders(key: str, value: Any) -> str:
+    text = "".join(c if c.isprintable() else "�" for c in str(value))
+    path = PurePath(text)
+    return f"…/{path.name}" if key in _PATHS and path.is_absolute() else text
+
+
+def _defaults() -> dict[str, Any]:
+    harness = HarnessSettings()
+    return {
+        **RunSettings().to_run_config(),
+        **{entry.name.replace("_", "-"): getattr(harness, entry.name) for entry in fields(harness)},
+    }
+
+
+def _origin(release: ReleaseFacts) -> ReleaseOrigin:
+    origin = release.support_set.provenance
+    versions = ", ".join(f"{name} {value}" for name, value in sorted(origin.versions.items()))
+    return ReleaseOrigin(
+        title=f"{release.support_set.images_per_class:g} per class",
+        digest=release.digest,
+        teacher_sha256=words.short(origin.teacher_sha256, 64),
+        teacher=words.short(origin.teacher_architecture),
+        seed=origin.seed,
+        versions=words.short(versions, _MOST_CHARS),
+    )

@@ -1,0 +1,241 @@
+"""The pages of runs and folders: what stands in them, whatever the folder holds. Browsers: test_pages_in_browser.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from run_folders import HOSTILE, a_release, a_result, a_run, a_task
+
+from deploy.cli import cli
+from deploy.pages.headline import headline
+from deploy.pages.html import LIMIT_BYTES
+from deploy.pages.run_page import write_report
+from deploy.result import read_result
+from dsv import Frames, SynthesisConfig, class_accuracies, confusion_counts, synthesize
+from protos import artefact
+from protos.checkpoint import save_checkpoint
+from protos.settings import RunSettings
+from server.frames import frame_keeper, read_frames
+from server.run_folder import RESULT_FILE
+from server.store import DirectoryStore
+from server.synthesis_job import publish_releases
+
+SAID = (
+    "70.0 %",
+    "the rival better in both",
+    "control",
+    "Clients&#39; training loss",
+    "Entropy of the candidates",
+    "Sum of λ against accuracy",
+    "Confusion between classes",
+    "How they grew from noise",
+    "…/pictures",
+    "default-src 'none'",
+)
+
+
+def dsv(*arguments: object):
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def refused(message: str, *arguments: object) -> None:
+    result = dsv(*arguments)
+    assert result.exit_code != 0 and "Traceback" not in result.output
+    assert message in result.output.replace("\n", " "), result.output
+
+
+class Elements(HTMLParser):
+    """Names and attributes of a page's elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+def elements(page: Path) -> list[tuple[str, dict[str, str | None]]]:
+    return Elements(page.read_text()).found
+
+
+def test_frames_and_confusions_change_no_number(teacher, task, tmp_path):
+    config, seen = SynthesisConfig(images_per_class=2, iterations=6), []
+    plain = synthesize(teacher.model, task, config, seed=0)
+    frames = Frames(frozenset((0, 3, 6)), lambda step, pixels: seen.append((step, pixels)))
+    watched = synthesize(teacher.model, task, config, seed=0, frames=frames)
+    assert artefact.encode(plain) == artefact.encode(watched)
+    assert [step for step, _ in seen] == [0, 3, 6] and torch.equal(seen[-1][1], plain.images)
+    probabilities = torch.eye(3)[[0, 1, 1, 2]]
+    counts = confusion_counts(probabilities, torch.tensor([0, 1, 0, 2]))
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert torch.equal(counts.diagonal() / counts.sum(1), class_accuracies(probabilities, torch.tensor([0, 1, 0, 2])))
+
+
+def test_frames_are_small_and_survive_harm(tmp_path):
+    keeper = frame_keeper(tmp_path, 10, 50, 200)
+    assert keeper.at == {0, 4, 10, 20, 50, 100}
+    keeper.take(4, torch.randint(0, 256, (500, 3, 96, 96), dtype=torch.uint8))
+    (tmp_path / "frames" / "50" / "000010.safetensors").write_bytes(b"harm")
+    [frame] = read_frames(tmp_path, 50)
+    assert frame.pixels.shape == (120, 3, 64, 64) and frame.index[:13].tolist() == [*range(12), 50]
+    assert read_frames(tmp_path, 7) == []
+
+
+def test_a_resumed_synthesis_keeps_its_frames(teacher, tmp_path):
+    settings = RunSettings(images_per_class="1", iterations=60)
+
+    def publish(name: str, *, stop_at: int = 0) -> str:
+        def on_event(event: object) -> None:
+            if getattr(event, "iteration", -1) == stop_at:
+                raise KeyboardInterrupt
+
+        store = DirectoryStore(tmp_path / name / "releases")
+        publish_releases(teacher, settings, store, on_event=on_event, run_dir=tmp_path / name)
+        return store.list()[0].digest
+
+    with pytest.raises(KeyboardInterrupt):
+        publish("killed", stop_at=55)  # the state of iteration 50 is on disk
+    early = read_frames(tmp_path / "killed", 1)
+    assert publish("killed") == publish("whole")
+    for found in (read_frames(tmp_path / "killed", 1), read_frames(tmp_path / "whole", 1)):
+        assert [frame.iteration for frame in found] == [0, 1, 3, 6, 15, 30]
+        assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(early, found, strict=True))
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    result = a_result(a_task(), (1, 4))
+    result.write(tmp_path / RESULT_FILE)
+    assert read_result(tmp_path / RESULT_FILE) == result
+    text = json.loads((tmp_path / RESULT_FILE).read_text())
+    del text["confusions"]
+    text["newcomers"][0]["of_a_newer_version"] = 1
+    (tmp_path / RESULT_FILE).write_text(json.dumps(text))
+    assert read_result(tmp_path / RESULT_FILE).confusions == []
+
+
+def test_the_headline_names_every_rival_and_where_dsvs_lose():
+    found = headline(a_result(a_task(), (1, 4)))
+    assert found is not None and found.accuracy == "64.0 %" and found.size == "3,600 B"
+    assert found.lost_to == ["as many random real images"]
+    assert "25 times fewer bytes than the teacher's weights (98.0 % for 90 kB)" in found.savings
+    assert "41 % more bytes than as many random real images (80.0 % for 2,560 B)" in found.savings
+    verdicts = {c.rival: c.verdict for c in found.comparisons}
+    assert verdicts["the teacher's weights"] == "DSVs smaller, but less accurate"
+    assert verdicts["as many random real images"] == "the rival better in both"
+
+
+def test_the_page_says_it_all_and_asks_for_nothing(pages):
+    page = pages["report"]
+    text = page.read_text()
+    for wanted in SAID:
+        assert wanted in text, wanted
+    assert "/home/" not in text and str(page.parent) not in text and "holds private" not in text
+    for tag, attributes in elements(page):
+        assert tag not in ("link", "iframe", "object", "embed", "video", "base")
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("data:image/webp;base64,", "#")), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    images = [attributes for tag, attributes in elements(page) if tag == "img" and attributes.get("src")]
+    tiles = [a["alt"] for a in images if (a["alt"] or "").startswith("DSV of class class 0")]
+    assert len(tiles) == 11 and all("multiplier" in alt and "confidence" in alt for alt in tiles)
+    multipliers = [float(re.search(r"multiplier ([\d.e-]+)", alt)[1]) for alt in tiles[:10]]
+    assert multipliers == sorted(multipliers, reverse=True)
+
+
+def test_hostile_names_stay_text(pages):
+    page = pages["hostile"]
+    text = page.read_text()
+    assert "<script>alert" not in text and "</style><img" not in text
+    assert sum(tag == "script" and "type" not in attributes for tag, attributes in elements(page)) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "side", "channels", "counts"),
+    [
+        (100, 32, 3, (1, 10)),
+        (3, 224, 3, (4,)),
+        pytest.param(10, 32, 3, (50,), marks=pytest.mark.slow),
+        pytest.param(10, 224, 3, (50,), marks=pytest.mark.slow),
+        pytest.param(300, 8, 1, (1,), marks=pytest.mark.slow),
+    ],
+    ids=["100 classes", "224 px", "500 DSVs", "500 DSVs of 224 px", "300 classes"],
+)
+def test_large_runs_stay_small_pages(classes, side, channels, counts, tmp_path):
+    page = write_report(a_run(tmp_path / "run", a_task(classes, side, channels), counts))
+    assert page.stat().st_size < LIMIT_BYTES
+    if side == 224 or classes > 10:
+        assert "To keep this file small" in page.read_text() or "are shown" in page.read_text()
+
+
+def test_unfinished_and_old_runs_say_what_is_missing(tmp_path):
+    unfinished = a_run(tmp_path / "unfinished", a_task(), (1,))
+    (unfinished / RESULT_FILE).unlink()
+    text = write_report(unfinished).read_text()
+    assert "the run is not finished" in text and "no measured newcomers yet" in text
+    old = a_run(tmp_path / "old", a_task(), frames=False)
+    (old / "events.jsonl").write_text('{"event": "IterationDone", "of": "another version"}\n')
+    [first, *_] = sorted((old / "releases").glob("*.dsv"))
+    first.write_bytes(b"harm")
+    text = write_report(old).read_text()
+    for wanted in ("of another version", "No frames of the synthesis", "its file was altered"):
+        assert wanted in text
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "settings.json").write_text("{}")
+    assert "has published no release yet" in write_report(bare).read_text()
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    refused("there is no run folder", "report", tmp_path / "none")
+    refused("holds no run", "report", tmp_path)
+    refused("there is no folder", "gallery", tmp_path / "none")
+    refused("holds neither a run nor a .dsv file", "gallery", tmp_path)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / RESULT_FILE).write_text('{"teacher": 1}')
+    assert dsv("report", damaged).exit_code == 0
+    assert "is no result of a run" in (damaged / "report.html").read_text()
+    refused("cannot write the page", "report", damaged, "--out", tmp_path / "no" / "such.html")
+
+
+def test_selected_real_images(tmp_path, trained, task):
+    run = a_run(tmp_path / "run", task)
+    save_checkpoint(tmp_path / "teacher.safetensors", trained)
+    chosen = tmp_path / "chosen.json"
+    done = dsv("select", "--teacher", tmp_path / "teacher.safetensors", "--steps", 1, "--out", chosen, "--quiet")
+    assert done.exit_code == 0, done.output
+    done = dsv("report", run, "--selected", chosen, "--out", tmp_path / "private.html")
+    assert done.exit_code == 0 and "holds private images" in done.output
+    text = (tmp_path / "private.html").read_text()
+    assert "This file holds private images." in text and text.count("private image of class") > 50
+    refused("cannot read the selection", "report", run, "--selected", tmp_path / "none.json")
+    wrong = json.loads(chosen.read_text())
+    wrong["coreset"][0]["class"] = 9
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    refused("was not made from these images", "report", run, "--selected", tmp_path / "wrong.json")
+    (tmp_path / "wrong.json").write_text("[]")
+    refused("is no selection", "report", run, "--selected", tmp_path / "wrong.json")
+
+
+def test_a_gallery_of_runs_and_of_releases(tmp_path):
+    a_run(tmp_path / "folder" / "first", a_task())
+    unfinished = a_run(tmp_path / "folder" / "second", a_task())
+    (unfinished / RESULT_FILE).unlink()
+    (tmp_path / "folder" / "latest").symlink_to("second")
+    (tmp_path / "folder" / "loose.dsv").write_bytes(artefact.encode(a_release(a_task(names=HOSTILE), 2)))
+    (tmp_path / "folder" / "harm.dsv").write_bytes(b"harm")
+    done = dsv("gallery", tmp_path / "folder")
+    assert done.exit_code == 0 and "gallery.html" in done.output
+    text = (tmp_path / "folder" / "gallery.html").read_text()
+    assert "2 runs and 1 release<" in text and "harm.dsv: not a release file" in text and "<script>alert" not in text
+    assert str(tmp_path) not in text
+    assert dsv("gallery", tmp_path / "folder" / "first" / "releases", "--out", tmp_path / "g.html").exit_code == 0
+    assert "0 runs and 2 releases" in (tmp_path / "g.html").read_text()
