@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 import torch
+from torch import Tensor
 
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
 from benchmarks.zero_shot_methods import Bench, Made, make, permitted
@@ -95,7 +96,7 @@ class Table:
 def trained(bench: Bench, made: Made, labels: str, architecture: str, students: Students) -> tuple[float, float]:
     """Mean and deviation of the students' test accuracy."""
     task = bench.trajectory.task
-    targets = made.labels if labels == "hard" else predict(bench.teacher.model, made.images, task)
+    targets = _targets(bench, made, labels)
     config = newcomer_training(students.steps)
     test, test_labels = bench.images.test[: students.test_images], bench.images.test_labels[: students.test_images]
     found = []
@@ -103,6 +104,12 @@ def trained(bench: Bench, made: Made, labels: str, architecture: str, students: 
         model = train_newcomer(architecture, made.images, targets, task, config, seed=seed, device=bench.device)
         found.append(accuracy(model, test, test_labels, task, device=bench.device))
     return round(statistics.fmean(found), 4), round(statistics.stdev(found), 4) if len(found) > 1 else 0.0
+
+
+def _targets(bench: Bench, made: Made, labels: str) -> Tensor:
+    if labels == "ensemble":
+        return bench.trajectory.ensemble(made.images, bench.device)
+    return made.labels if labels == "hard" else predict(bench.teacher.model, made.images, bench.trajectory.task)
 
 
 def release_bytes(bench: Bench, made: Made, seed: int) -> int:
@@ -144,6 +151,20 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
                 release_bytes=size_bytes,
             )
         )
+    if bench.trajectory.one_shot:
+        seen = bench.trajectory.ensemble(images.test, bench.device)
+        reached = float((seen.argmax(dim=1) == images.test_labels).float().mean())
+        sent = quantised(teacher, "fp32")[1] * len(bench.trajectory.counts)
+        rows.append(
+            dataclasses.replace(
+                base,
+                method="ensemble of the clients' weights",
+                student=str(teacher.spec),
+                student_steps=0,
+                accuracy_mean=round(reached, 4),
+                release_bytes=sent,
+            )
+        )
     return rows
 
 
@@ -160,7 +181,7 @@ def method_rows(bench: Bench, federation: str, method: str, per_class: int, stud
     )
     rows = []
     for architecture in students.architectures:
-        for labels in ("hard", "soft"):
+        for labels in ("hard", "soft", "ensemble") if bench.trajectory.one_shot else ("hard", "soft"):
             mean, deviation = trained(bench, made, labels, architecture, students)
             rows.append(
                 dataclasses.replace(

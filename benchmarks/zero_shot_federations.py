@@ -18,7 +18,7 @@ from torch import Tensor
 
 from client.data import open_split
 from client.partition import partition_of
-from dsv import ModelSpec, Task, accuracy, build_model, train
+from dsv import ModelSpec, Task, accuracy, build_model, predict, train
 from protos.checkpoint import Checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
 
@@ -92,14 +92,28 @@ class Trajectory:
 
     Args:
         rounds: the global model before the first round and after each.
-        clients: each client's model after the last round, and how many images it was trained on.
+        clients: for every round, each client's model after its local training.
+        counts: how many images each client was trained on.
     """
 
     spec: ModelSpec
     task: Task
     rounds: list[State]
-    clients: list[State]
+    clients: list[list[State]]
     counts: list[int]
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether every client uploaded once."""
+        return len(self.clients) == 1 and len(self.counts) > 1
+
+    def ensemble(self, images: Tensor, device: str) -> Tensor:
+        """Mean class probabilities of the clients' last models, (N, K), weighted by their numbers of images."""
+        total = torch.zeros(len(images), self.task.classes)
+        for state, count in zip(self.clients[-1], self.counts, strict=True):
+            model = self.checkpoint(state).model.to(device)
+            total += count / sum(self.counts) * predict(model, images, self.task, device=device)
+        return total
 
     def checkpoint(self, state: State) -> Checkpoint:
         """A model with that state, in eval mode."""
@@ -134,7 +148,7 @@ def federate(name: str, images: Images, cache: Path, device: str) -> Trajectory:
     settings, task = federation.settings, federation.settings.task()
     parts = [part for part in partition_of(settings, images.train_labels, federation.clients) if part]
     model = build_model(settings.model_spec(), seed=settings.seed, device=device)
-    rounds, last = [_cpu(model.state_dict())], list[State]()
+    rounds, clients = [_cpu(model.state_dict())], list[list[State]]()
     for number in range(1, settings.rounds + 1):
         path = cache / name / f"{number:04d}.safetensors"
         if not path.exists():
@@ -144,12 +158,12 @@ def federate(name: str, images: Images, cache: Path, device: str) -> Trajectory:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({f"{c}/{key}": value for c, state in enumerate(states) for key, value in state.items()}, path)
         stored = load_file(path)
-        last = [{key: stored[f"{c}/{key}"] for key in rounds[0]} for c in range(len(parts))]
-        rounds.append(_average(last, [len(part) for part in parts]))
+        clients.append([{key: stored[f"{c}/{key}"] for key in rounds[0]} for c in range(len(parts))])
+        rounds.append(_average(clients[-1], [len(part) for part in parts]))
         print(f"{name}: round {number} of {settings.rounds}", file=sys.stderr, flush=True)
     model.load_state_dict(rounds[-1])
     print(f"{name}: {accuracy(model, images.test, images.test_labels, task, device=device):.1%}", file=sys.stderr)
-    return Trajectory(settings.model_spec(), task, rounds, last, [len(part) for part in parts])
+    return Trajectory(settings.model_spec(), task, rounds, clients, [len(part) for part in parts])
 
 
 def _trained(

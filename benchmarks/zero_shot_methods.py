@@ -15,10 +15,12 @@ from benchmarks.zero_shot_federations import Images, Trajectory
 from benchmarks.zero_shot_rivals import RealData, batch_norm_inversion, distribution_matching, gradient_matching
 from dsv import (
     PRESETS,
+    Anchors,
     Compute,
     SelectionConfig,
     Start,
     SynthesisConfig,
+    end_point_anchors,
     noise_pixels,
     picture_paths,
     predict,
@@ -26,6 +28,7 @@ from dsv import (
     select,
     synthesize,
     to_uint8,
+    update_anchors,
 )
 from protos.checkpoint import Checkpoint
 
@@ -64,6 +67,9 @@ class Made:
 
 Method = Callable[[Bench, int, int], Made]
 """From bench, images per class and seed."""
+
+
+_DEFAULT = SynthesisConfig()
 
 
 def _labels(bench: Bench, per_class: int) -> Tensor:
@@ -133,15 +139,50 @@ def _best_crops(bench: Bench, per_class: int, seed: int) -> Made:
     return Made(pool[_best_of(bench, pool, per_class)], labels, "public", 0)
 
 
-def _dsv(config: SynthesisConfig, *, public: bool = False) -> Method:
+def _client_end_points(bench: Bench) -> Anchors:
+    return end_point_anchors(bench.trajectory.clients[-1])
+
+
+def _client_updates(bench: Bench) -> Anchors:
+    return update_anchors(bench.trajectory.rounds[:-1], bench.trajectory.clients)
+
+
+def _round_updates(bench: Bench) -> Anchors:
+    """As if one client had held everything: of the rounds' averages."""
+    rounds = bench.trajectory.rounds
+    return update_anchors(rounds[:-1], [[state] for state in rounds[1:]])
+
+
+def _dsv(config: SynthesisConfig, *, public: bool = False, anchors: Callable[[Bench], Anchors] | None = None) -> Method:
     def make(bench: Bench, per_class: int, seed: int) -> Made:
         start = Start("public-crops", _best_crops(bench, per_class, seed).images) if public else None
         wanted = replace(config, images_per_class=per_class, iterations=bench.iterations)
-        compute = Compute(bench.device)
-        found = synthesize(bench.teacher.model, bench.trajectory.task, wanted, seed=seed, start=start, compute=compute)
+        found = synthesize(
+            bench.teacher.model,
+            bench.trajectory.task,
+            wanted,
+            seed=seed,
+            start=start,
+            anchors=anchors(bench) if anchors else None,
+            compute=Compute(bench.device),
+        )
         return Made(found.images, found.labels, "public" if public else "noise", 0)
 
     return make
+
+
+def _chosen(bench: Bench, per_class: int, seed: int) -> Made:
+    """The largest multipliers of a synthesis of three times as many."""
+    made = synthesize(
+        bench.teacher.model,
+        bench.trajectory.task,
+        replace(_DEFAULT, images_per_class=3 * per_class, iterations=bench.iterations),
+        seed=seed,
+        compute=Compute(bench.device),
+    )
+    order = torch.argsort(made.multipliers.view(-1, 3 * per_class), dim=1, descending=True)[:, :per_class]
+    chosen = (order + 3 * per_class * torch.arange(bench.trajectory.task.classes)[:, None]).flatten()
+    return Made(made.images[chosen], made.labels[chosen], "noise", 0)
 
 
 def _dm(bench: Bench, per_class: int, seed: int) -> Made:
@@ -166,8 +207,6 @@ def _batch_norm(bench: Bench, per_class: int, seed: int) -> Made:
     return Made(found, _labels(bench, per_class), "noise", 0)
 
 
-_DEFAULT = SynthesisConfig()
-
 METHODS: dict[str, Method] = {
     "noise": _noise,
     "public crops, random": _random_crops,
@@ -182,6 +221,10 @@ METHODS: dict[str, Method] = {
     "DSV, coarse to fine": _dsv(replace(_DEFAULT, coarse_stages=2)),
     "DSV, total variation": _dsv(replace(_DEFAULT, total_variation_weight=0.05)),
     "DSV, from public crops": _dsv(_DEFAULT, public=True),
+    "DSV, rounds' updates": _dsv(_DEFAULT, anchors=_round_updates),
+    "DSV, clients' updates": _dsv(_DEFAULT, anchors=_client_updates),
+    "DSV, clients' end points": _dsv(_DEFAULT, anchors=_client_end_points),
+    "DSV, chosen of three times as many": _chosen,
 }
 """By the name in the table. Every one is evaluated with hard and with the teacher's soft labels."""
 

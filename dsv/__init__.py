@@ -1,5 +1,6 @@
 """Deep Support Vectors: the mathematics, on torch and numpy alone. This page is the whole public index."""
 
+from dsv.anchors import Anchors, end_point_anchors, update_anchors
 from dsv.augmentation import Augmentation
 from dsv.characteristics import class_accuracies, class_sums, confusion_counts, rank_correlation
 from dsv.compute import PRECISIONS, Compute
@@ -47,6 +48,7 @@ __all__ = [
     "POOLINGS",
     "PRECISIONS",
     "PRESETS",
+    "Anchors",
     "Augmentation",
     "Batch",
     "Candidates",
@@ -80,6 +82,7 @@ __all__ = [
     "confusion_counts",
     "deepkkt_loss",
     "edit",
+    "end_point_anchors",
     "from_uint8",
     "image_norm",
     "interpolate",
@@ -108,5 +111,6 @@ __all__ = [
     "total_variation",
     "train",
     "train_only",
+    "update_anchors",
     "write_picture",
 ]

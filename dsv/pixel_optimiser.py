@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dsv.anchors import Anchors
 from dsv.compute import Compute
-from dsv.deepkkt import DISTANCES, KktTerms, project_dual
+from dsv.deepkkt import DISTANCES, KktTerms, KktWeights, project_dual
 from dsv.errors import DsvError
-from dsv.kkt_gradient import Candidates, View, kkt_gradient
+from dsv.kkt_gradient import Candidates, KktGradient, View, kkt_gradient
 from dsv.parameters import chosen_parameters
 from dsv.pixels import noise_pixels, normalise
 from dsv.ranks import Ranks
@@ -38,16 +39,27 @@ class Start:
 class PixelOptimiser:
     """Adam over this rank's share of the candidates, with the projections onto valid pixels and multipliers.
 
-    Args as in ``synthesize``; ``model`` has been placed, ``labels`` are all ranks' labels.
+    Args as in ``synthesize``; ``model`` has been placed, ``labels`` are all ranks' labels. With ``anchors`` the model's
+    weights are moved about.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, config: SynthesisConfig, labels: Tensor, *, compute: Compute, ranks: Ranks
+        self,
+        model: nn.Module,
+        task: Task,
+        config: SynthesisConfig,
+        labels: Tensor,
+        *,
+        compute: Compute,
+        ranks: Ranks,
+        anchors: Anchors | None = None,
     ) -> None:
+        self._model, self._anchors = model, anchors
         self._task, self._config, self._compute, self._ranks = task, config, compute, ranks
         self._total, self._own = len(labels), ranks.share(len(labels))
         self._labels = labels[self._own].to(compute.device)
         parameters = chosen_parameters(model, config.stationary_parameters)
+        self._chosen = tuple(parameters)
         self._engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute, ranks=ranks)
         self._augmentation = config.augmentation(task)
         self._generator = torch.Generator()
@@ -61,7 +73,8 @@ class PixelOptimiser:
             pixels = noise_pixels(self._task, self._total, self._generator, side_px=side)
         else:
             pixels = functional.interpolate(self._started(start), side, mode="area")
-        multipliers = torch.rand(self._total, generator=self._generator)
+        shape = (self._total,) if self._anchors is None else (self._total, 1 + max(self._anchors.clients))
+        multipliers = torch.rand(shape, generator=self._generator)
         self._hold(pixels, multipliers)
 
     def restore(self, state: SynthesisState) -> None:
@@ -105,14 +118,39 @@ class PixelOptimiser:
             self._adam.param_groups, (self._config.image_step, self._config.multiplier_step), strict=True
         ):
             group["lr"] = step * fallen
-        candidates = Candidates(self._pixels, self._labels, self._multipliers, self._total)
-        found = kkt_gradient(self._engine, candidates, self._views(), self._config.weights)
+        found = self._gradient()
         self._pixels.grad, self._multipliers.grad = found.images, found.multipliers
         self._adam.step()
         self._pixels.clamp_(0, 1)
         project_dual(self._multipliers)
         self.iteration += 1
         return found.terms
+
+    def _gradient(self) -> KktGradient:
+        """At the end point, or of every copy at an anchor of its own, so that a step sees two of them."""
+        views, weights = self._views(), self._config.weights
+        if self._anchors is None:
+            candidates = Candidates(self._pixels, self._labels, self._multipliers, self._total)
+            return kkt_gradient(self._engine, candidates, views, weights)
+        # Primal feasibility is not asked of models that have not learnt to tell the classes yet.
+        first = self._at_random_anchor(views[0], replace(weights, primal=0.0))
+        second = self._at_random_anchor(views[1], replace(weights, primal=0.0, total_variation=0.0, norm=0.0))
+        stationarity = first.terms.stationarity + second.terms.stationarity
+        total = first.terms.total + second.terms.total
+        terms = replace(first.terms, total=total, stationarity=stationarity)
+        return KktGradient(terms, first.images + second.images, first.multipliers + second.multipliers)
+
+    def _at_random_anchor(self, view: tuple[float, View], weights: KktWeights) -> KktGradient:
+        """One copy's gradient at a random anchor; of the multipliers, only its client's have one."""
+        assert self._anchors is not None
+        client, state, target = self._anchors.draw(self._generator)
+        self._model.load_state_dict(state)
+        self._engine.aim({name: target[name].to(self._pixels.device) for name in self._chosen})
+        candidates = Candidates(self._pixels, self._labels, self._multipliers[:, client], self._total)
+        found = kkt_gradient(self._engine, candidates, [view], weights)
+        multipliers = torch.zeros_like(self._multipliers)
+        multipliers[:, client] = found.multipliers
+        return replace(found, multipliers=multipliers)
 
     def _views(self) -> list[tuple[float, View]]:
         """The candidates as they are, and augmented copies, drawn for all ranks' candidates alike."""

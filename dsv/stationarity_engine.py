@@ -58,6 +58,7 @@ class StationarityEngine:
         self.compute, self.ranks = compute or Compute(), ranks or Ranks()
         self._parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         self._distance = distance
+        self._target: Parameters = self._parameters
 
         def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             logits = functional_call(model, dict(chosen), (inputs,))
@@ -90,6 +91,10 @@ class StationarityEngine:
         self._losses = torch.compile(losses) if self.compute.compiled else losses
         self._along = torch.compile(along) if self.compute.compiled else along
 
+    def aim(self, target: Parameters) -> None:
+        """Ask that -g be ``target``, by parameter name, instead of the parameters themselves (Eq. 5)."""
+        self._target = target
+
     def total_gradient(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """g = sum_i lambda_i grad_theta L_i over all ranks' batches, by parameter name; memory of one batch."""
         totals = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
@@ -114,7 +119,7 @@ class StationarityEngine:
         """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
         with torch.enable_grad():
             leaf = {name: (-total).requires_grad_() for name, total in total_gradient.items()}
-            distance = self._distance({name: p.detach() for name, p in self._parameters.items()}, leaf)
+            distance = self._distance({name: self._target[name].detach() for name in leaf}, leaf)
             descent = torch.autograd.grad(distance, list(leaf.values()))
         return distance.detach(), {name: -d for name, d in zip(leaf, descent, strict=True)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from dsv.anchors import Anchors
 from dsv.compute import Compute
 from dsv.deepkkt import KktTerms
 from dsv.errors import DsvError
@@ -40,6 +42,7 @@ def synthesize(
     seed: int,
     labels: Tensor | None = None,
     start: Start | None = None,
+    anchors: Anchors | None = None,
     teacher_architecture: str = "",
     compute: Compute | None = None,
     ranks: Ranks | None = None,
@@ -58,6 +61,8 @@ def synthesize(
         labels: what the candidates shall support, (N,) int64 or (N, K) float32 probabilities (latents between classes);
             ``config.images_per_class`` of every class when None.
         start: images to start from; noise when None.
+        anchors: ask stationarity of these instead of ``model``'s end point; primal feasibility is then not asked, and
+            the terms speak of the anchors' models. Soft labels are ``model``'s.
         teacher_architecture: for the provenance; the class name when empty.
         compute: device, micro-batch, precision.
         ranks: processes that share the work; every one of them returns the whole set.
@@ -81,10 +86,11 @@ def synthesize(
         teacher_sha256=model_digest(model),
         start="noise" if start is None else start.name,
         seed=seed,
-        config=asdict(config),
+        config=asdict(config) | ({} if anchors is None else {"anchors_sha256": anchors.digest}),
         versions={"synthesis": str(ALGORITHM), "torch": str(torch.__version__), "numpy": numpy.__version__},
     )
-    run = PixelOptimiser(model, task, config, wanted, compute=compute, ranks=ranks)
+    moved = model if anchors is None else copy.deepcopy(model)
+    run = PixelOptimiser(moved, task, config, wanted, compute=compute, ranks=ranks, anchors=anchors)
     identity = _identity(provenance, compute, ranks, wanted, start)
     state = checkpointing.load(identity) if checkpointing else None
     run.restore(state) if state else run.begin(seed, start)
@@ -104,7 +110,7 @@ def synthesize(
         images=images,
         labels=wanted if wanted.ndim == 1 else wanted.argmax(dim=1),
         soft_labels=predict(model, images, task, device=compute.device),
-        multipliers=final.multipliers,
+        multipliers=final.multipliers if anchors is None else final.multipliers.mean(dim=1),
         task=task,
         provenance=provenance,
     )

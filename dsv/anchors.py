@@ -1,0 +1,88 @@
+"""Stationarity elsewhere than at one end point: what the models of a federation's clients say of its images.
+
+Eq. 5 holds for one model at the end of its training. A server of a federation holds more. Every client c that has
+trained to the end is stationary by itself, on images of its own:
+
+    theta_c = - sum_i lambda_ic grad L(x_i; theta_c),   lambda_ic >= 0,
+
+and where c has moved the global weights theta_r a little, its update speaks of the same images:
+
+    theta_rc - theta_r  ~  - sum_i lambda_ic grad L(x_i; theta_r).
+
+There is one set of images for all of these *anchors*, with multipliers of each client's own: clients hold different
+images of different classes. Every step of a synthesis asks stationarity of anchors drawn at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsv.errors import DsvError
+
+State = Mapping[str, Tensor]
+"""A model's ``state_dict``."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Places in weight space where stationarity is asked.
+
+    Args:
+        clients: whose multipliers belong to each anchor, numbered from 0.
+        load: from an anchor's number to the state where gradients are taken, and what minus their weighted sum shall
+            point to, by parameter name. Called once a step: read large models from files.
+        digest: of all of them, for the provenance.
+
+    Raises:
+        DsvError: there is no anchor.
+    """
+
+    clients: tuple[int, ...]
+    load: Callable[[int], tuple[State, State]]
+    digest: str
+
+    def __post_init__(self) -> None:
+        if not self.clients:
+            raise DsvError("there are no client models to synthesise from; synthesise from the end point")
+
+    def draw(self, generator: torch.Generator) -> tuple[int, State, State]:
+        """A random anchor: its client, the state, and the target."""
+        number = int(torch.randint(len(self.clients), (1,), generator=generator))
+        return (self.clients[number], *self.load(number))
+
+
+def end_point_anchors(models: Sequence[State]) -> Anchors:
+    """Every client's own end point, of models that each have trained long: a one-shot federation."""
+    return Anchors(tuple(range(len(models))), lambda number: (models[number], models[number]), _digest(models))
+
+
+def update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -> Anchors:
+    """Every client's update of every round.
+
+    Args:
+        before: the global state before each round.
+        after: for each of the rounds, the state of every client's model after its local training.
+    """
+    pairs = [(number, client) for number, states in enumerate(after) for client in range(len(states))]
+
+    def load(index: int) -> tuple[State, State]:
+        number, client = pairs[index]
+        start, end = before[number], after[number][client]
+        return start, {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
+
+    states = [*before, *(state for states in after for state in states)]
+    return Anchors(tuple(client for _, client in pairs), load, _digest(states))
+
+
+def _digest(states: Sequence[State]) -> str:
+    """SHA-256 over the bytes of all tensors in name order."""
+    digest = hashlib.sha256()
+    for state in states:
+        for name, tensor in sorted(state.items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
