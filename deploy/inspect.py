@@ -21,10 +21,11 @@ def print_release(path: Path) -> None:
     support_set = artefact.load(path)
     task, origin = support_set.task, support_set.provenance
     console = Console(highlight=False)
+    encoding = artefact.encoding_of(content)
     console.print(f"release {artefact.digest(content)}", soft_wrap=True)
     facts = {
         "file": f"{path} ({format_bytes(len(content))})",
-        "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, uint8",
+        "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, {encoding}",
         "normalisation": f"mean {task.mean}, std {task.std}",
         "teacher": f"{origin.teacher_architecture}, sha256 {origin.teacher_sha256}",
         "start": f"{origin.start}, seed {origin.seed}",
