@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dsv import DsvError, Provenance, SupportSet, Task
 from protos.encodings import MAX_BYTE_CLASSES, ImageEncoding
+from protos.files import write_atomically
 from protos.label_bytes import probabilities_of, probability_bytes
 
 RAW_FORMAT, FORMAT = "feddsv/1", "feddsv/2"
@@ -84,6 +85,26 @@ def _as_decoded(
     if relabel is None:
         raise DsvError(f"encoding {encoding.name} alters these images, so their soft labels must be made anew: relabel")
     return dataclasses.replace(support_set, images=shown, soft_labels=relabel(shown))
+
+
+def save(
+    support_set: SupportSet,
+    path: Path | str,
+    encoding: str = "raw",
+    *,
+    relabel: Callable[[Tensor], Tensor] | None = None,
+) -> str:
+    """Write a set as a release file and return its digest; ``encoding`` and ``relabel`` as in ``encode``.
+
+    Raises:
+        DsvError: as ``encode``, or the file cannot be written.
+    """
+    content = encode(support_set, encoding, relabel=relabel)
+    try:
+        write_atomically(Path(path), content)
+    except OSError as error:
+        raise DsvError(f"cannot write release {path}: {error.strerror}; name another file") from None
+    return digest(content)
 
 
 def digest(content: bytes) -> str:
