@@ -11,24 +11,21 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports(include=["protos", "client.verification", "dsv.support_set", "dsv.task"]):
-    from benchmarks.fuzz import example_release, signed_files
+    from benchmarks.fuzz import ENCODINGS, decode_canonical, example_release, signed_files
     from client.verification import read_targets
-    from protos import artefact
 
 from dsv import DsvError
 
 
 def _release(content: bytes) -> None:
-    try:
-        found = artefact.decode(content)
-    except DsvError:
-        return
-    assert artefact.encode(found) == content, "read, but not canonical"
+    with suppress(DsvError):
+        decode_canonical(content)
 
 
 def _manifest(content: bytes) -> None:
@@ -48,7 +45,8 @@ def main() -> None:
         corpus = Path(name) / "corpus"
         corpus.mkdir()
         if chosen.parser == "release":
-            (corpus / "valid").write_bytes(example_release())
+            for number, encoding in enumerate(ENCODINGS):
+                (corpus / f"valid-{number}").write_bytes(example_release(encoding))
         else:
             (corpus / "valid").write_bytes(signed_files(Path(name))[1]["2.targets.json"])
         limits = [f"-runs={chosen.inputs}", "-max_len=8192", "-verbosity=1"]

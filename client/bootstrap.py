@@ -6,22 +6,18 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from dsv import ModelSpec, Task, TrainingConfig, build_model, check_fits, train
+from dsv import (
+    NEWCOMER_STEPS,
+    ModelSpec,
+    Task,
+    TrainingConfig,
+    build_model,
+    check_fits,
+    newcomer_training,
+    train,
+)
 
-NEWCOMER_STEPS = 280
-
-
-def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
-    """How a model is trained from a few images a class; measured in docs/results.md."""
-    return TrainingConfig(
-        steps=steps,
-        optimiser="adamw",
-        learning_rate=0.01,
-        cosine=True,
-        weight_decay=5e-4,
-        batch_size=48,
-        mixup=0.4,
-    )
+__all__ = ["NEWCOMER_STEPS", "newcomer_training", "train_newcomer"]
 
 
 def train_newcomer(

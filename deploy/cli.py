@@ -80,7 +80,7 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
 @TEACHER
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder to publish into.")
 @preset_option
-@options_of(RunSettings, only=(*SYNTHESIS, "start"))
+@options_of(RunSettings, only=(*SYNTHESIS, "start", "image_encoding"))
 @QUIET
 def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
     """Synthesise releases from a trained model's file and publish them into a store.

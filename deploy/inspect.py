@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from deploy.report import format_bytes
-from deploy.sheet import new_folder, sheet
-from dsv import DsvError, SupportSet, write_picture
+from dsv import DsvError, SupportSet, contact_sheet
 from protos import artefact
+
+__all__ = ["contact_sheet", "export", "print_release"]
 
 
 def print_release(path: Path) -> None:
@@ -21,10 +21,11 @@ def print_release(path: Path) -> None:
     support_set = artefact.load(path)
     task, origin = support_set.task, support_set.provenance
     console = Console(highlight=False)
+    encoding = artefact.encoding_of(content)
     console.print(f"release {artefact.digest(content)}", soft_wrap=True)
     facts = {
         "file": f"{path} ({format_bytes(len(content))})",
-        "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, uint8",
+        "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, {encoding}",
         "normalisation": f"mean {task.mean}, std {task.std}",
         "teacher": f"{origin.teacher_architecture}, sha256 {origin.teacher_sha256}",
         "start": f"{origin.start}, seed {origin.seed}",
@@ -48,7 +49,7 @@ def _class_table(support_set: SupportSet) -> Table:
 
 
 def export(path: Path, folder: Path) -> int:
-    """Write a release's images as PNG in ImageFolder layout, and ``contact-sheet.png`` beside the class folders.
+    """Write a release's images as PNG in ImageFolder layout, with ``contact-sheet.png`` and ``images.csv``.
 
     Returns:
         Number of images written.
@@ -56,27 +57,7 @@ def export(path: Path, folder: Path) -> int:
     Raises:
         DsvError: not a release, or the folder is not empty or cannot be made.
     """
-    support_set = artefact.load(path)
-    new_folder(folder)
-    for label, name in enumerate(support_set.task.class_names):
-        # A class name is text from the other side: it must not lead out of the folder.
-        own_folder = folder / "images" / f"{label:04d}_{''.join(c if c.isalnum() else '_' for c in name)[:80]}"
-        own_folder.mkdir(parents=True)
-        own = torch.nonzero(support_set.labels == label).flatten().tolist()
-        for rank, index in enumerate(sorted(own, key=lambda i: -float(support_set.multipliers[i]))):
-            write_picture(own_folder / f"{rank:04d}.png", support_set.images[index])
-    write_picture(folder / "contact-sheet.png", contact_sheet(support_set))
-    return len(support_set)
-
-
-def contact_sheet(support_set: SupportSet) -> torch.Tensor:
-    """(C, H, W) uint8: a row for every class that has images, largest multiplier first."""
-    rows = []
-    for label in sorted(set(support_set.labels.tolist())):
-        own = torch.nonzero(support_set.labels == label).flatten()
-        order = own[torch.argsort(support_set.multipliers[own], descending=True, stable=True)]
-        rows.append(support_set.images[order])
-    return sheet(rows)
+    return artefact.load(path).export(folder)
 
 
 def _bytes_of(path: Path) -> bytes:

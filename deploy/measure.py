@@ -20,6 +20,7 @@ from deploy.result import ConfusionRow, NewcomerRow, RivalRow
 from dsv import ModelSpec, Task, accuracy, build_model, confusion_counts, noise_pixels, predict, to_uint8
 from protos import artefact
 from protos.checkpoint import Checkpoint
+from protos.encodings import ImageEncoding
 
 Note = Callable[[int, int, str], None]
 """Called with trainings done, trainings in all, and a word on the last one."""
@@ -36,6 +37,7 @@ class Bench:
     harness: HarnessSettings
     seed: int
     device: str
+    encoding: ImageEncoding
 
 
 @dataclass(frozen=True)
@@ -121,36 +123,49 @@ def _same_for_every_seed(images: Tensor, targets: Tensor) -> Callable[[int], tup
 
 
 def _rival_jobs(bench: Bench, count: int) -> list[_Job]:
-    """The same number of other images: noise and random real ones. Bytes are those of the raw pixels and labels."""
+    """The same number of other images, noise and random real ones, in the releases' encoding.
+
+    Bytes are those of the encoded pixels and the labels, of the first seed's images.
+    """
     task, architecture = bench.teacher.task, bench.harness.architectures[0]
     images = count * task.classes
-    pixel_bytes = images * task.channels * task.image_size_px**2
-    hard_bytes, soft_bytes = pixel_bytes + 2 * images, pixel_bytes + 2 * images * task.classes
 
     def noise(seed: int) -> tuple[Tensor, Tensor]:
-        drawn = to_uint8(noise_pixels(task, images, torch.Generator().manual_seed(seed)))
+        drawn, _ = _released(bench, to_uint8(noise_pixels(task, images, torch.Generator().manual_seed(seed))))
         return drawn, _soft(bench, drawn)
 
     def real_hard(seed: int) -> tuple[Tensor, Tensor]:
-        indices = _random_per_class(bench.train.labels, task, count, seed)
-        return bench.train.load(indices), bench.train.labels[indices]
+        indices = random_per_class(bench.train.labels, task, count, seed)
+        return _released(bench, bench.train.load(indices))[0], bench.train.labels[indices]
 
     def real_soft(seed: int) -> tuple[Tensor, Tensor]:
         drawn, _ = real_hard(seed)
         return drawn, _soft(bench, drawn)
 
+    def job(name: str, labels: str, data: Callable[[int], tuple[Tensor, Tensor]]) -> _Job:
+        first = data(bench.seed + 1)[0]
+        label_bytes = len(first) * bench.encoding.label_bytes(task, soft=labels == "soft")
+        return _Job(name, architecture, count, labels, _released(bench, first)[1] + label_bytes, "", data)
+
     return [
-        _Job("noise_soft", architecture, count, "soft", soft_bytes, "", noise),
-        _Job("random_real_hard", architecture, count, "hard", hard_bytes, "", real_hard),
-        _Job("random_real_soft", architecture, count, "soft", soft_bytes, "", real_soft),
+        job("noise_soft", "soft", noise),
+        job("random_real_hard", "hard", real_hard),
+        job("random_real_soft", "soft", real_soft),
     ]
+
+
+def _released(bench: Bench, images: Tensor) -> tuple[Tensor, int]:
+    """The images as a release gives them back, and the bytes that they take in it."""
+    content = bench.encoding.encode(images)
+    count, channels, height, width = images.shape
+    return bench.encoding.decode(content, (count, channels, height, width)), len(content)
 
 
 def _soft(bench: Bench, images: Tensor) -> Tensor:
     return predict(bench.teacher.model, images, bench.teacher.task, device=bench.device)
 
 
-def _random_per_class(labels: Tensor, task: Task, count: int, seed: int) -> list[int]:
+def random_per_class(labels: Tensor, task: Task, count: int, seed: int) -> list[int]:
     """Indices of ``count`` random images of every class; a class with fewer gives all it has."""
     generator = torch.Generator().manual_seed(seed)
     chosen: list[int] = []

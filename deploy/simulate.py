@@ -20,6 +20,7 @@ from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
 from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_counts, predict
 from protos.checkpoint import load_checkpoint
+from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, as_record, exchanged_tensors, starting_model
 from protos.settings import IMAGEFOLDER, RunSettings
 from server.distribution import run_server
@@ -92,6 +93,7 @@ def _with_folder_classes(settings: RunSettings) -> RunSettings:
 def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
     checked_device(settings.device)
     starting_model(settings)
+    ImageEncoding(settings.image_encoding).check_works(settings.task())
     for architecture in harness.architectures:
         build_model(ModelSpec.parse(architecture, settings.task()), seed=0)
 
@@ -135,7 +137,8 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     device = checked_device(settings.device)
     teacher.model.to(device)
     test_images = data.test.images()
-    bench = Bench(teacher, data.train, test_images, data.test.labels, harness, settings.seed, settings.device)
+    encoding = ImageEncoding(settings.image_encoding)
+    bench = Bench(teacher, data.train, test_images, data.test.labels, harness, settings.seed, settings.device, encoding)
     published = {e.images_per_class: e.digest for e in events if isinstance(e, Published)}
     started = time.perf_counter()
     downloads, rows = _distribute(run_dir, harness, published)

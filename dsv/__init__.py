@@ -34,16 +34,19 @@ from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
 from dsv.resume import Checkpointing
 from dsv.selection import Selection, SelectionConfig, select
+from dsv.sheet import sheet
+from dsv.show import Picture, contact_sheet, ranked
 from dsv.stationarity_engine import Batch, StationarityEngine
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis import Progress, check_fits, synthesize
 from dsv.synthesis_config import PRESETS, SynthesisConfig
 from dsv.task import KNOWN_TASKS, Task
-from dsv.training import TrainingConfig, train
+from dsv.training import NEWCOMER_STEPS, TrainingConfig, newcomer_training, train
 
 __all__ = [
     "DISTANCES",
     "KNOWN_TASKS",
+    "NEWCOMER_STEPS",
     "NORMS",
     "POOLINGS",
     "PRECISIONS",
@@ -60,6 +63,7 @@ __all__ = [
     "KktTerms",
     "KktWeights",
     "ModelSpec",
+    "Picture",
     "Progress",
     "Provenance",
     "Ranks",
@@ -80,6 +84,7 @@ __all__ = [
     "class_accuracies",
     "class_sums",
     "confusion_counts",
+    "contact_sheet",
     "deepkkt_loss",
     "edit",
     "end_point_anchors",
@@ -92,6 +97,7 @@ __all__ = [
     "mean_l1",
     "mix",
     "model_digest",
+    "newcomer_training",
     "noise_pixels",
     "normalise",
     "picture_paths",
@@ -100,10 +106,12 @@ __all__ = [
     "primal_loss",
     "project_dual",
     "rank_correlation",
+    "ranked",
     "ranks_of_torchrun",
     "read_picture",
     "relative_l2",
     "select",
+    "sheet",
     "start_training",
     "stationarity_loss",
     "synthesize",

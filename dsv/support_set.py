@@ -6,6 +6,8 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,11 @@ from torch.utils.data import Dataset
 
 from dsv.errors import DsvError
 from dsv.pixels import from_uint8
+from dsv.show import Picture, export_images, picture_of
 from dsv.task import Task
+from dsv.training import TrainingConfig, newcomer_training, train
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,57 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         if kind not in ("hard", "soft"):
             raise DsvError(f"labels are hard or soft, not {kind!r}")
         return self.labels if kind == "hard" else self.soft_labels
+
+    def show(self, *, per_class: int = 10) -> Picture:
+        """A picture of the set: a row for every class, largest multiplier first. Notebooks draw what this returns.
+
+        Args:
+            per_class: images of a class that are shown; 20 classes at most are.
+        """
+        return picture_of(self, per_class)
+
+    def train(
+        self,
+        model: Model,
+        *,
+        labels: str = "soft",
+        config: TrainingConfig | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> Model:
+        """Train a newcomer of any architecture from the set, in place, and return it in eval mode.
+
+        Args:
+            model: (N, C, H, W) normalised float to (N, K) logits; the parameters that require a gradient are trained.
+            labels: ``soft`` (the teacher's probabilities) or ``hard`` (the classes).
+            config: how; ``newcomer_training()`` when None.
+            seed: of the order of the images and the augmentation.
+            device: where to train; the model is moved there.
+
+        Raises:
+            DsvError: the model does not fit the images and classes, or its loss is not finite.
+        """
+        from dsv.synthesis import check_fits  # which needs this module
+
+        model.to(device).eval()
+        check_fits(model, self.task, device)
+        config = config or newcomer_training()
+        train(model, self.images, self.targets(labels), self.task, config, seed=seed, device=device)
+        return model
+
+    def export(self, folder: Path | str) -> int:
+        """Write the images as PNG in ImageFolder layout, ``contact-sheet.png``, and ``images.csv``.
+
+        The table holds each image's file, class, multiplier and soft labels. A release file is written by
+        ``protos.artefact.save``.
+
+        Returns:
+            Number of images written.
+
+        Raises:
+            DsvError: the folder is not empty, or cannot be written.
+        """
+        return export_images(self, Path(folder))
 
     @property
     def images_per_class(self) -> float:

@@ -37,9 +37,9 @@ Progress = Callable[[int, KktTerms], None]
 def synthesize(
     model: nn.Module,
     task: Task,
-    config: SynthesisConfig,
+    config: SynthesisConfig | None = None,
     *,
-    seed: int,
+    seed: int = 0,
     labels: Tensor | None = None,
     start: Start | None = None,
     anchors: Anchors | None = None,
@@ -56,7 +56,7 @@ def synthesize(
         model: a trained classifier, (N, C, H, W) normalised float to (N, K) logits. It is moved to the device and put
             in eval mode (batch norm uses its running statistics); its weights stay as they are.
         task: geometry, classes and normalisation that the model was trained with.
-        config: the options.
+        config: the options; the defaults when None.
         seed: of the noise, the multipliers and the augmentation.
         labels: what the candidates shall support, (N,) int64 or (N, K) float32 probabilities (latents between classes);
             ``config.images_per_class`` of every class when None.
@@ -77,7 +77,7 @@ def synthesize(
     Raises:
         DsvError: the model does not fit the task, labels or start do not fit the options, or the loss is not finite.
     """
-    compute, ranks = compute or Compute(), ranks or Ranks()
+    config, compute, ranks = config or SynthesisConfig(), compute or Compute(), ranks or Ranks()
     model = compute.place(model)
     wanted = _labels(task, config) if labels is None else _checked(labels, task)
     check_fits(model, task, compute.device)

@@ -49,6 +49,22 @@ class TrainingConfig:
     bfloat16: bool = False
 
 
+NEWCOMER_STEPS = 280
+
+
+def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
+    """How a model is trained from a few images a class; measured in docs/results.md."""
+    return TrainingConfig(
+        steps=steps,
+        optimiser="adamw",
+        learning_rate=0.01,
+        cosine=True,
+        weight_decay=5e-4,
+        batch_size=48,
+        mixup=0.4,
+    )
+
+
 def train(
     model: nn.Module,
     images: Tensor,

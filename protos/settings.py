@@ -22,6 +22,7 @@ from dsv import (
     Task,
     TrainingConfig,
 )
+from protos.encodings import ImageEncoding
 
 IMAGEFOLDER = "imagefolder"
 PARTITIONERS = ("dirichlet", "iid")
@@ -82,6 +83,11 @@ class RunSettings:
     images_per_class: str = option(
         "1,10", "DSVs per class; several numbers, separated by commas, give several releases"
     )
+    image_encoding: str = option(
+        "2-bit",
+        "how a release stores its images: raw, 1-bit to 7-bit, png, webp (lossless), or webp:Q or avif:Q (lossy) with "
+        "a quality Q from 1 to 100",
+    )
     iterations: int = option(SynthesisConfig.iterations, "optimiser steps of a synthesis")
     image_step: float = option(SynthesisConfig.image_step, "step size for pixels in [0, 1]")
     multiplier_step: float = option(SynthesisConfig.multiplier_step, "step size for the multipliers")
@@ -129,6 +135,7 @@ class RunSettings:
                 f"fraction-train must lie above 0 and up to 1, validation-share from 0 to below 1, got "
                 f"{self.fraction_train} and {self.validation_share}"
             )
+        ImageEncoding(self.image_encoding)
         for count in self.releases:
             self.synthesis(count)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dsv import Checkpointing, KktTerms, Ranks, Start, SynthesisConfig, synthesize
+from dsv import Checkpointing, KktTerms, Ranks, Start, SynthesisConfig, predict, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint
+from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
 from server.events import IterationDone, Published
 from server.frames import frame_keeper
@@ -36,11 +37,13 @@ def publish_releases(
         DsvError: as ``synthesize``, ``load_start`` and ``ReleaseStore.publish``.
     """
     compute, ranks = settings.compute(), ranks or Ranks()
+    model = compute.place(teacher.model)
+    ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
     for count in settings.releases:
         config = settings.synthesis(count)
         checkpointing = Checkpointing(store.state_path(f"{count}-per-class"))
         support_set = synthesize(
-            teacher.model,
+            model,
             teacher.task,
             config,
             seed=settings.seed,
@@ -54,7 +57,13 @@ def publish_releases(
         )
         if ranks.rank != 0:
             continue
-        digest = store.publish(artefact.encode(support_set))
+        digest = store.publish(
+            artefact.encode(
+                support_set,
+                settings.image_encoding,
+                relabel=lambda images: predict(model, images, teacher.task, device=compute.device),
+            )
+        )
         path = store.path(digest)
         checkpointing.clear()
         on_event(Published(digest, count, path.stat().st_size, str(path.absolute())))
