@@ -80,9 +80,14 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
 @TEACHER
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder to publish into.")
 @preset_option
+@click.option(
+    "--client-models",
+    type=click.Path(path_type=Path),
+    help="Folder of clients' models to satisfy instead of the teacher: client-models/ of a run's folder.",
+)
 @options_of(RunSettings, only=(*SYNTHESIS, "start", "image_encoding"))
 @QUIET
-def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
+def synthesize(teacher: Path, store: Path, client_models: Path | None, quiet: bool, **values: Any) -> None:
     """Synthesise releases from a trained model's file and publish them into a store.
 
     A run that was killed goes on where it was when the same command is given again. Under torchrun, every process
@@ -95,7 +100,14 @@ def synthesize(teacher: Path, store: Path, quiet: bool, **values: Any) -> None:
 
     settings, checkpoint, releases = RunSettings(**values), load_checkpoint(teacher), DirectoryStore(store)
     with ranks_of_torchrun(settings.device) as ranks, display(quiet=quiet) as shown:
-        publish_releases(checkpoint, settings, releases, on_event=lambda event: show_event(event, shown), ranks=ranks)
+        publish_releases(
+            checkpoint,
+            settings,
+            releases,
+            on_event=lambda event: show_event(event, shown),
+            ranks=ranks,
+            client_models=client_models,
+        )
 
 
 @cli.command()

@@ -21,6 +21,7 @@ from dsv import ModelSpec, Task, accuracy, build_model, confusion_counts, noise_
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
+from server.client_models import ensemble_predict
 
 Note = Callable[[int, int, str], None]
 """Called with trainings done, trainings in all, and a word on the last one."""
@@ -38,6 +39,7 @@ class Bench:
     seed: int
     device: str
     encoding: ImageEncoding
+    clients: tuple[Checkpoint, ...] = ()  # whose mean gives the soft labels, in place of the teacher
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ def _released(bench: Bench, images: Tensor) -> tuple[Tensor, int]:
 
 
 def _soft(bench: Bench, images: Tensor) -> Tensor:
+    if bench.clients:
+        return ensemble_predict(bench.clients, images, bench.device)
     return predict(bench.teacher.model, images, bench.teacher.task, device=bench.device)
 
 
@@ -180,6 +184,18 @@ def _untrained(bench: Bench, architecture: str) -> RivalRow:
     seeds = range(bench.seed + 1, bench.seed + 1 + bench.harness.newcomer_seeds)
     values = [_test(bench, build_model(spec, seed=seed, device=bench.device)) for seed in seeds]
     return RivalRow("untrained", architecture, 0, *_summary(values), 0)
+
+
+def client_ensemble(bench: Bench, weights_bytes: int) -> RivalRow:
+    """What a newcomer of the teacher's architecture could have instead of DSVs of the clients: all their models.
+
+    Args:
+        weights_bytes: of one model.
+    """
+    seen = _soft(bench, bench.test_images)
+    score = float((seen.argmax(dim=1) == bench.test_labels).float().mean())
+    count = len(bench.clients)
+    return RivalRow("client_ensemble", str(bench.teacher.spec), 0, score, 0.0, count * weights_bytes)
 
 
 def _test(bench: Bench, model: torch.nn.Module) -> float:

@@ -43,6 +43,7 @@ _RIVALS = {
     "random_real_hard": ("random real images", "hard"),
     "random_real_soft": ("random real images", "soft"),
     "teacher_weights": ("teacher's weights", "-"),
+    "client_ensemble": ("all clients' weights", "-"),
 }
 
 

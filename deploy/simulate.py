@@ -14,7 +14,7 @@ from client.data import ImageSplit, check_images, folder_classes, open_split
 from client.download import Download, download
 from client.partition import partition_of, write_partition
 from deploy.flower import Simulation, simulation
-from deploy.measure import Bench, confusion_row, measure
+from deploy.measure import Bench, client_ensemble, confusion_row, measure
 from deploy.options import HarnessSettings
 from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
@@ -22,7 +22,9 @@ from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_coun
 from protos.checkpoint import load_checkpoint
 from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, as_record, exchanged_tensors, starting_model
-from protos.settings import IMAGEFOLDER, RunSettings
+from protos.settings import CLIENTS, IMAGEFOLDER, RunSettings
+from server.client_models import FOLDER as CLIENT_MODELS
+from server.client_models import load_client_models
 from server.distribution import run_server
 from server.events import (
     BytesMoved,
@@ -138,7 +140,10 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     teacher.model.to(device)
     test_images = data.test.images()
     encoding = ImageEncoding(settings.image_encoding)
-    bench = Bench(teacher, data.train, test_images, data.test.labels, harness, settings.seed, settings.device, encoding)
+    clients = tuple(load_client_models(run_dir / CLIENT_MODELS, teacher)) if settings.synthesis_from == CLIENTS else ()
+    bench = Bench(
+        teacher, data.train, test_images, data.test.labels, harness, settings.seed, settings.device, encoding, clients
+    )
     published = {e.images_per_class: e.digest for e in events if isinstance(e, Published)}
     started = time.perf_counter()
     downloads, rows = _distribute(run_dir, harness, published)
@@ -157,7 +162,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     return Result(
         teacher=row,
         newcomers=measured.newcomers,
-        rivals=[*measured.rivals, row.as_rival()],
+        rivals=[*measured.rivals, row.as_rival(), *([client_ensemble(bench, weights_bytes)] if clients else [])],
         ledger=[LedgerRow(**asdict(e)) for e in moved] + rows + _raw_upload(data),
         seconds=Seconds(
             federation=next(e.seconds for e in events if isinstance(e, FederationDone)),

@@ -26,6 +26,8 @@ from protos.encodings import ImageEncoding
 
 IMAGEFOLDER = "imagefolder"
 PARTITIONERS = ("dirichlet", "iid")
+GLOBAL, CLIENTS = "global", "clients"
+"""Values of ``synthesis_from``."""
 UPLOAD_DTYPES = ("float32", "float16")
 
 Scalar = bool | int | float | str
@@ -82,6 +84,12 @@ class RunSettings:
     upload_dtype: str = option("float32", "what clients send weights as", choices=UPLOAD_DTYPES)
     images_per_class: str = option(
         "1,10", "DSVs per class; several numbers, separated by commas, give several releases"
+    )
+    synthesis_from: str = option(
+        GLOBAL,
+        "whose end point the DSVs satisfy: the global model's, or each client's own of the last round (for federations "
+        "of one round, whose average is poor)",
+        choices=(GLOBAL, CLIENTS),
     )
     image_encoding: str = option(
         "2-bit",

@@ -13,7 +13,9 @@ from flwr.supercore import log
 from dsv import DsvError, checked_device
 from protos.checkpoint import Checkpoint
 from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
-from protos.settings import RunSettings
+from protos.settings import CLIENTS, RunSettings
+from server.client_models import FOLDER as CLIENT_MODELS_FOLDER
+from server.client_models import keep_client_models
 from server.events import EventLog, Failed, FederationDone, IterationDone, Published, SynthesisDone
 from server.resume import (
     ResumedFedAvg,
@@ -62,6 +64,9 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
             load_record(checkpoint.model, arrays)
             save_whole(round_path(run_dir, round_number), checkpoint)
 
+    def keep_clients(sent: list[ArrayRecord]) -> None:
+        keep_client_models(run_dir, checkpoint, sent)
+
     initial = as_record(exchanged_tensors(checkpoint.model, settings.trainable))
     strategy = ResumedFedAvg(
         initial,
@@ -70,6 +75,7 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
         upload_dtype=settings.upload_dtype,
         on_event=events.write,
         on_round=keep,
+        on_clients=keep_clients if settings.synthesis_from == CLIENTS else None,
         done=done,
     )
     result = strategy.start(grid, initial, num_rounds=settings.rounds - done, timeout=settings.round_timeout_s)
@@ -98,5 +104,7 @@ def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: 
             log(INFO, "published %d DSVs per class: %s", event.images_per_class, event.path)
 
     store = Path(settings.store) if settings.store else run_dir / STORE_FOLDER
-    publish_releases(teacher, settings, DirectoryStore(store), on_event=tell, run_dir=run_dir)
+    clients = run_dir / CLIENT_MODELS_FOLDER if settings.synthesis_from == CLIENTS else None
+    releases = DirectoryStore(store)
+    publish_releases(teacher, settings, releases, on_event=tell, client_models=clients, run_dir=run_dir)
     events.write(SynthesisDone(time.perf_counter() - started))

@@ -19,6 +19,7 @@ from protos.exchange import reply_layout
 from server.events import BytesMoved, RoundDone, RoundEvaluated
 
 RoundCallback = Callable[[int, ArrayRecord], None]
+ClientsCallback = Callable[[list[ArrayRecord]], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class GuardedFedAvg(FedAvg):
         upload_dtype: what clients send floats as; they are averaged in their original dtype.
         on_event: receives ``BytesMoved`` of every message, ``RoundDone`` and, with an evaluation, ``RoundEvaluated``.
         on_round: receives the round's number and its global model, 0 for the initial one.
+        on_clients: receives what each client sent in the last round, before ``on_round`` is told of it; in an order
+            that depends on the content alone.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class GuardedFedAvg(FedAvg):
         rounds: int,
         on_event: Callable[[BytesMoved | RoundDone | RoundEvaluated], None],
         on_round: RoundCallback,
+        on_clients: ClientsCallback | None = None,
         participation: Participation = Participation(),
         upload_dtype: str = "float32",
     ) -> None:
@@ -80,6 +84,7 @@ class GuardedFedAvg(FedAvg):
         self._rounds = rounds
         self._on_event = on_event
         self._on_round = on_round
+        self._on_clients = on_clients
         self._numbers: dict[int, int] = {}
         on_round(0, initial)
 
@@ -115,6 +120,8 @@ class GuardedFedAvg(FedAvg):
             arrays_sent = reply.content.array_records[allowlist.ARRAYS]
             reply.content[allowlist.ARRAYS] = self._with_original_dtypes(arrays_sent)
         accepted.sort(key=_content_key)
+        if self._on_clients is not None and accepted and server_round == self._rounds:
+            self._on_clients([reply.content.array_records[allowlist.ARRAYS] for reply in accepted])
         arrays, metrics = super().aggregate_train(server_round, accepted) if accepted else (None, None)
         if arrays is not None:
             arrays = self._with_original_dtypes(arrays)

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dsv import Checkpointing, KktTerms, Ranks, Start, SynthesisConfig, predict, synthesize
+from torch import Tensor
+
+from dsv import (
+    Checkpointing,
+    KktTerms,
+    Ranks,
+    Start,
+    SynthesisConfig,
+    end_point_anchors,
+    predict,
+    synthesize,
+)
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
+from server.client_models import ensemble_predict, load_client_models
 from server.events import IterationDone, Published
 from server.frames import frame_keeper
 from server.start_images import load_start
@@ -23,6 +35,7 @@ def publish_releases(
     *,
     on_event: Callable[[IterationDone | Published], None],
     ranks: Ranks | None = None,
+    client_models: Path | None = None,
     run_dir: Path | None = None,
 ) -> None:
     """Synthesise every DSV set that ``settings`` ask for from ``teacher`` and publish each as soon as it is made.
@@ -31,6 +44,8 @@ def publish_releases(
 
     Args:
         ranks: processes that share the synthesis; the first one publishes.
+        client_models: folder of the clients' own models, whose end points the DSVs shall satisfy and whose mean gives
+            the soft labels; the teacher's end point and its labels when None.
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
@@ -38,6 +53,14 @@ def publish_releases(
     """
     compute, ranks = settings.compute(), ranks or Ranks()
     model = compute.place(teacher.model)
+    clients = load_client_models(client_models, teacher) if client_models else []
+    anchors = end_point_anchors([client.model.state_dict() for client in clients]) if clients else None
+
+    def label(images: Tensor) -> Tensor:
+        if clients:
+            return ensemble_predict(clients, images, compute.device)
+        return predict(model, images, teacher.task, device=compute.device)
+
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
     for count in settings.releases:
         config = settings.synthesis(count)
@@ -48,6 +71,7 @@ def publish_releases(
             config,
             seed=settings.seed,
             start=_start(settings.start, teacher, count),
+            anchors=anchors,
             teacher_architecture=str(teacher.spec),
             compute=compute,
             ranks=ranks,
@@ -57,13 +81,7 @@ def publish_releases(
         )
         if ranks.rank != 0:
             continue
-        digest = store.publish(
-            artefact.encode(
-                support_set,
-                settings.image_encoding,
-                relabel=lambda images: predict(model, images, teacher.task, device=compute.device),
-            )
-        )
+        digest = store.publish(artefact.encode(support_set, settings.image_encoding, relabel=label))
         path = store.path(digest)
         checkpointing.clear()
         on_event(Published(digest, count, path.stat().st_size, str(path.absolute())))

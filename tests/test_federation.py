@@ -51,6 +51,17 @@ def test_the_average_is_weighted_by_examples_and_keeps_dtypes():
     assert done == [RoundDone(1, 1, averaged=2, refused=0, train_loss=2.0)]
 
 
+def test_what_each_client_sent_is_kept_of_the_last_round_alone():
+    kept = []
+    good, bad = says(content(1.0)), says(content(numpy.nan))
+    strategy = GuardedFedAvg(
+        initial(), rounds=2, on_event=lambda event: None, on_round=lambda *_: None, on_clients=kept.append
+    )
+    strategy.start(InProcessGrid([good, bad, says(content(3.0))]), initial(), num_rounds=2)
+    assert len(kept) == 1
+    assert sorted(float(record["w"].numpy()[0, 0]) for record in kept[0]) == [1.0, 3.0]
+
+
 def raises(message: Message) -> Message:
     return Message(Error(code=2, reason="boom"), reply_to=message)
 

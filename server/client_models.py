@@ -1,0 +1,60 @@
+"""Every client's model of the last round, where a synthesis starts from these instead of their average.
+
+They are kept as long as the run's folder is, and only when asked for (``synthesis-from clients``): docs/privacy.md says
+what it means that a server looks at single clients.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from dsv import DsvError, predict
+from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from protos.exchange import load_record
+
+FOLDER = "client-models"
+
+
+def keep_client_models(run_dir: Path, teacher: Checkpoint, sent: Sequence[ArrayRecord]) -> None:
+    """Write what the clients sent, in its order, as model files into ``run_dir``; an earlier round's are replaced."""
+    folder, partial = run_dir / FOLDER, run_dir / f"{FOLDER}.partial"
+    for stale in (partial, folder):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for number, record in enumerate(sent):
+        checkpoint = replace(teacher, model=copy.deepcopy(teacher.model))
+        load_record(checkpoint.model, record)
+        save_checkpoint(partial / f"{number:04d}.safetensors", checkpoint)
+    partial.rename(folder)
+
+
+def load_client_models(folder: Path, teacher: Checkpoint) -> list[Checkpoint]:
+    """All model files of ``folder``, in order of their names.
+
+    Raises:
+        DsvError: there is none, or one is not a model of the teacher's architecture and task.
+    """
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise DsvError(
+            f"{folder} holds no client's model; a run keeps them with synthesis-from clients, or use the global model"
+        )
+    found = [load_checkpoint(path) for path in paths]
+    for path, checkpoint in zip(paths, found, strict=True):
+        if (checkpoint.spec, checkpoint.task) != (teacher.spec, teacher.task):
+            raise DsvError(f"{path} is not a model of the teacher's architecture and task; remove it from the folder")
+    return found
+
+
+def ensemble_predict(clients: Sequence[Checkpoint], images: Tensor, device: str) -> Tensor:
+    """Mean class probabilities over the clients' models, (N, K) float32, of (N, C, H, W) uint8 images."""
+    each = [predict(client.model.to(device), images, client.task, device=device) for client in clients]
+    return torch.stack(each).mean(dim=0)

@@ -1,0 +1,70 @@
+"""A synthesis from every client's own model: one-shot federations."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dsv import DsvError, build_model, predict
+from protos import artefact
+from protos.checkpoint import Checkpoint, save_checkpoint
+from protos.exchange import as_record, exchanged_tensors
+from protos.settings import CLIENTS, RunSettings
+from server.client_models import FOLDER, ensemble_predict, keep_client_models, load_client_models
+from server.store import DirectoryStore
+from server.synthesis_job import publish_releases
+
+SETTINGS = RunSettings(images_per_class="1", iterations=3, synthesis_from=CLIENTS)
+
+
+@pytest.fixture
+def kept(teacher, tmp_path):
+    sent = [as_record(exchanged_tensors(build_model(teacher.spec, seed=seed), "*")) for seed in range(3)]
+    keep_client_models(tmp_path, teacher, [sent[0]])
+    keep_client_models(tmp_path, teacher, sent)
+    return tmp_path / FOLDER
+
+
+def test_models_come_back_as_they_were_sent(teacher, kept):
+    found = load_client_models(kept, teacher)
+    assert len(found) == 3 and not list(kept.parent.glob("*.partial"))
+    for seed, checkpoint in enumerate(found):
+        for name, tensor in build_model(teacher.spec, seed=seed).state_dict().items():
+            assert torch.equal(checkpoint.model.state_dict()[name], tensor)
+
+
+def test_a_trained_head_is_put_on_the_teachers_backbone(teacher, tmp_path):
+    head = {name: t + 1 for name, t in exchanged_tensors(teacher.model, "head").items()}
+    keep_client_models(tmp_path, teacher, [as_record(head)])
+    (found,) = load_client_models(tmp_path / FOLDER, teacher)
+    for name, tensor in teacher.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], head.get(name, tensor))
+
+
+def test_the_release_is_of_the_clients_and_labelled_by_their_mean(teacher, kept, tmp_path):
+    store = DirectoryStore(tmp_path / "store")
+    digests = []
+    for models in (kept, None, kept):
+        publish_releases(
+            teacher,
+            SETTINGS,
+            store,
+            client_models=models,
+            on_event=lambda e: digests.append(getattr(e, "digest", None)),
+        )
+    of_clients, of_teacher, again = [digest for digest in digests if digest]
+    assert of_clients == again != of_teacher
+    release = artefact.load(store.path(of_clients))
+    expected = ensemble_predict(load_client_models(kept, teacher), release.images, "cpu")
+    torch.testing.assert_close(release.soft_labels, expected, atol=0.003, rtol=0)
+    assert not torch.allclose(release.soft_labels, predict(teacher.model, release.images, teacher.task), atol=0.01)
+    assert "anchors_sha256" in release.provenance.config
+
+
+def test_a_folder_without_models_or_with_others_is_named(teacher, task, kept, tmp_path):
+    with pytest.raises(DsvError, match="holds no client's model"):
+        load_client_models(tmp_path / "nowhere", teacher)
+    spec = dataclasses.replace(teacher.spec, width=4)
+    save_checkpoint(kept / "0009.safetensors", Checkpoint(build_model(spec, seed=0), spec, task))
+    with pytest.raises(DsvError, match="0009.safetensors is not a model of the teacher's architecture"):
+        load_client_models(kept, teacher)
