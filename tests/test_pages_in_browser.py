@@ -83,6 +83,8 @@ def test_no_overflow_and_no_serious_fault_of_access(browser, pages, name, size, 
     page = found.page
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= SIZES[size][0], f"{wide} px wide"
+    sides = page.evaluate("[...document.querySelectorAll('.tile img')].map(i => i.clientWidth).filter(w => w)")
+    assert min(sides) >= 15 and (name != "report" or min(sides) >= 60)
     backdrop = page.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, backdrop[4:-1].split(",")[:3])) > 384
     assert light == (scheme == "light")

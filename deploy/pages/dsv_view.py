@@ -119,7 +119,7 @@ def release_view(
         small_tile_px=tile_px(side, 64 if fitted.per_group <= _FEW else 48),
         pixelated=side <= 64,
         iterations=[frame.iteration for frame in release.frames] + [_iterations(release)] if frames else [],
-        notes=_notes(release, fitted.coding, orders, len(labels)),
+        notes=_notes(release, fitted.coding, orders, len(labels)) + _growth_notes(orders, frames),
     )
 
 
@@ -196,6 +196,14 @@ def _notes(release: ReleaseFacts, coding: Coding, orders: list[Tensor], classes:
     if changed:
         notes.append(f"To keep this file small, images are {changed} here; the release holds them as they are.")
     return notes
+
+
+def _growth_notes(orders: list[Tensor], frames: dict[int, list[str]]) -> list[str]:
+    shown = sum(len(order) for order in orders)
+    own = sum(place in frames for order in orders for place in order.tolist())
+    return [f"Of {own} of these {shown} images there are frames; the others fade as the slider moves."] * (
+        0 < own < shown
+    )
 
 
 def mean_images(images: Tensor, labels: Tensor, names: Sequence[str], budget_chars: int) -> list[tuple[str, str]]:
