@@ -33,6 +33,7 @@ from server.events import (
     SynthesisDone,
     read_events,
 )
+from server.message_bytes import WEIGHTS
 from server.run_folder import (
     FLOWER_LOG,
     PARTITION_FILE,
@@ -146,7 +147,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     finished = time.perf_counter()
     moved = [e for e in events if isinstance(e, BytesMoved)]
     score = accuracy(teacher.model, test_images, data.test.labels, teacher.task, device=device)
-    weights_bytes = max(e.bytes for e in moved if e.direction == "down")
+    weights_bytes = max(e.bytes for e in moved if (e.purpose, e.direction) == (WEIGHTS, "down"))
     if settings.trainable != WHOLE:  # a newcomer holds no backbone: taking the teacher means taking all of it
         weights_bytes = as_record(exchanged_tensors(teacher.model, WHOLE)).count_bytes()
     row = TeacherRow(str(teacher.spec), score, weights_bytes)
