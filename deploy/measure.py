@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +15,7 @@ from client.data import ImageSplit
 from client.download import Download
 from deploy.options import HarnessSettings
 from deploy.result import NewcomerRow, RivalRow
+from deploy.workers import workers
 from dsv import ModelSpec, Task, accuracy, build_model, noise_pixels, predict, to_uint8
 from protos import artefact
 from protos.checkpoint import Checkpoint
@@ -39,8 +38,8 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One row to come: its trainings differ in the seed alone."""
+class Job:
+    """One row to come: its trainings differ in the seed alone. ``data`` goes from the seed to images and targets."""
 
     name: str
     architecture: str
@@ -48,7 +47,7 @@ class _Job:
     labels: str
     downloaded_bytes: int
     digest: str
-    data: Callable[[int], tuple[Tensor, Tensor]]  # from seed to images and targets
+    data: Callable[[int], tuple[Tensor, Tensor]]
 
 
 def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> tuple[list[NewcomerRow], list[RivalRow]]:
@@ -59,8 +58,8 @@ def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> tuple[l
     """
     newcomers = _newcomer_jobs(bench, downloads)
     rivals = [job for count in downloads for job in _rival_jobs(bench, count)]
-    accuracies = _run(bench, newcomers + rivals, note)
-    rows = [_summary(values) for values in accuracies]
+    accuracies = run_jobs(bench, newcomers + rivals, note)
+    rows = [summary(values) for values in accuracies]
     newcomer_rows = [
         NewcomerRow(j.architecture, j.images_per_class, j.labels, *row, j.downloaded_bytes, j.digest)
         for j, row in zip(newcomers, rows, strict=False)
@@ -72,24 +71,23 @@ def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> tuple[l
     return newcomer_rows, [_untrained(bench, a) for a in bench.harness.architectures] + rival_rows
 
 
-def _newcomer_jobs(bench: Bench, downloads: dict[int, Download]) -> list[_Job]:
+def _newcomer_jobs(bench: Bench, downloads: dict[int, Download]) -> list[Job]:
     jobs = []
     for architecture in bench.harness.architectures:
         for count, got in downloads.items():
             for labels in ("hard", "soft"):
                 pair = (got.support_set.images, got.support_set.targets(labels))
-                data = _same_for_every_seed(*pair)
-                jobs.append(
-                    _Job("dsv", architecture, count, labels, got.bytes_down, artefact.digest(got.content), data)
-                )
+                data = same_for_every_seed(*pair)
+                jobs.append(Job("dsv", architecture, count, labels, got.bytes_down, artefact.digest(got.content), data))
     return jobs
 
 
-def _same_for_every_seed(images: Tensor, targets: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+def same_for_every_seed(images: Tensor, targets: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Data of a job that draws none."""
     return lambda seed: (images, targets)
 
 
-def _rival_jobs(bench: Bench, count: int) -> list[_Job]:
+def _rival_jobs(bench: Bench, count: int) -> list[Job]:
     """The same number of other images: noise and random real ones. Bytes are those of the raw pixels and labels."""
     task, architecture = bench.teacher.task, bench.harness.architectures[0]
     images = count * task.classes
@@ -101,7 +99,7 @@ def _rival_jobs(bench: Bench, count: int) -> list[_Job]:
         return drawn, _soft(bench, drawn)
 
     def real_hard(seed: int) -> tuple[Tensor, Tensor]:
-        indices = _random_per_class(bench.train.labels, task, count, seed)
+        indices = random_per_class(bench.train.labels, task, count, seed)
         return bench.train.load(indices), bench.train.labels[indices]
 
     def real_soft(seed: int) -> tuple[Tensor, Tensor]:
@@ -109,9 +107,9 @@ def _rival_jobs(bench: Bench, count: int) -> list[_Job]:
         return drawn, _soft(bench, drawn)
 
     return [
-        _Job("noise_soft", architecture, count, "soft", soft_bytes, "", noise),
-        _Job("random_real_hard", architecture, count, "hard", hard_bytes, "", real_hard),
-        _Job("random_real_soft", architecture, count, "soft", soft_bytes, "", real_soft),
+        Job("noise_soft", architecture, count, "soft", soft_bytes, "", noise),
+        Job("random_real_hard", architecture, count, "hard", hard_bytes, "", real_hard),
+        Job("random_real_soft", architecture, count, "soft", soft_bytes, "", real_soft),
     ]
 
 
@@ -119,7 +117,7 @@ def _soft(bench: Bench, images: Tensor) -> Tensor:
     return predict(bench.teacher.model, images, bench.teacher.task, device=bench.device)
 
 
-def _random_per_class(labels: Tensor, task: Task, count: int, seed: int) -> list[int]:
+def random_per_class(labels: Tensor, task: Task, count: int, seed: int) -> list[int]:
     """Indices of ``count`` random images of every class; a class with fewer gives all it has."""
     generator = torch.Generator().manual_seed(seed)
     chosen: list[int] = []
@@ -133,25 +131,25 @@ def _untrained(bench: Bench, architecture: str) -> RivalRow:
     spec = ModelSpec.parse(architecture, bench.teacher.task)
     seeds = range(bench.seed + 1, bench.seed + 1 + bench.harness.newcomer_seeds)
     values = [_test(bench, build_model(spec, seed=seed, device=bench.device)) for seed in seeds]
-    return RivalRow("untrained", architecture, 0, *_summary(values), 0)
+    return RivalRow("untrained", architecture, 0, *summary(values), 0)
 
 
 def _test(bench: Bench, model: torch.nn.Module) -> float:
     return accuracy(model, bench.test_images, bench.test_labels, bench.teacher.task, device=bench.device)
 
 
-def _run(bench: Bench, jobs: list[_Job], note: Note) -> list[list[float]]:
+def run_jobs(bench: Bench, jobs: list[Job], note: Note) -> list[list[float]]:
     """Accuracies of every job, one per seed. Seeds start beside the teacher's own."""
     harness, task = bench.harness, bench.teacher.task
     config = newcomer_training(harness.newcomer_steps)
 
-    def once(job: _Job, seed: int) -> float:
+    def once(job: Job, seed: int) -> float:
         images, targets = job.data(seed)
         model = train_newcomer(job.architecture, images, targets, task, config, seed=seed, device=bench.device)
         return _test(bench, model)
 
     seeds = range(bench.seed + 1, bench.seed + 1 + harness.newcomer_seeds)
-    with _workers(bench.device) as pool:
+    with workers(bench.device) as pool:
         futures = {pool.submit(once, job, seed): (at, k) for at, job in enumerate(jobs) for k, seed in enumerate(seeds)}
         results = [[0.0] * len(seeds) for _ in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
@@ -163,18 +161,6 @@ def _run(bench: Bench, jobs: list[_Job], note: Note) -> list[list[float]]:
     return results
 
 
-@contextmanager
-def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
-    """One training per core on a CPU (small models do not fill two), one at a time on a GPU."""
-    cores = len(os.sched_getaffinity(0)) if device == "cpu" else 1
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1 if device == "cpu" else threads,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-def _summary(values: list[float]) -> tuple[float, float]:
+def summary(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,110 @@
+"""The ledger: every byte by round, party, purpose and direction; read, summed up and split."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from deploy.finished_run import read_result
+from deploy.report import format_bytes
+from deploy.result import LedgerRow
+from deploy.tables import Row
+from dsv import DsvError
+from server.message_bytes import CONTROL, WEIGHTS
+from server.run_folder import RESULT_FILE
+
+LEDGER_FILE = "ledger.json"
+TRANSPORT = "transport"
+"""What crossed a socket beyond Flower's messages: HTTP, TLS, polling, the app's bundle, retries."""
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """What crossed one party's sockets in one round."""
+
+    round: int
+    client: int | str
+    up_bytes: int
+    down_bytes: int
+
+
+def by_purpose(crossed: Iterable[Crossed], messages: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """Split what crossed sockets by purpose: Flower's messages, and the transport around them.
+
+    The rows of a round, party and direction sum to what crossed. A message that the server counted but that did not
+    cross (its device was gone) is not counted here.
+
+    Args:
+        messages: rows of ``weights`` and ``control``, as Flower serialises its messages.
+    """
+    rows = []
+    for entry in crossed:
+        for direction, size_bytes in (("up", entry.up_bytes), ("down", entry.down_bytes)):
+            left = size_bytes
+            for purpose in (WEIGHTS, CONTROL):
+                key = (entry.round, entry.client, purpose, direction)
+                told = sum(r.bytes for r in messages if (r.round, r.client, r.purpose, r.direction) == key)
+                carried = min(told, left)
+                left -= carried
+                rows.append(LedgerRow(*key, carried))
+            rows.append(LedgerRow(entry.round, entry.client, TRANSPORT, direction, left))
+    return [row for row in rows if row.bytes]
+
+
+def write_ledger(path: Path, rows: Sequence[LedgerRow]) -> None:
+    """Write a deployment's ledger, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"ledger": ledger_rows(rows)}, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_ledger(folder: Path) -> list[LedgerRow]:
+    """The ledger in the folder of a run or of a deployment.
+
+    Raises:
+        DsvError: there is none.
+    """
+    path = folder / LEDGER_FILE
+    if not path.exists():
+        return read_result(folder / RESULT_FILE).ledger
+    try:
+        return [LedgerRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))["ledger"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DsvError(f"{path} is not a ledger that dsv wrote, or it is truncated") from None
+
+
+def ledger_rows(rows: Iterable[LedgerRow]) -> list[Row]:
+    """Rows for a file."""
+    return [asdict(row) for row in rows]
+
+
+def print_ledger(rows: Sequence[LedgerRow], folder: Path) -> None:
+    """Sums by purpose and direction, and by party."""
+    console = Console(highlight=False)
+    console.print(_table(f"Bytes of {folder} by purpose", "purpose", rows, [row.purpose for row in rows]))
+    moved = [row for row in rows if row.purpose != "raw_images_instead"]
+    console.print(_table("Bytes moved by party", "party", moved, [_party(row.client) for row in moved]))
+
+
+def _table(title: str, heading: str, rows: Sequence[LedgerRow], keys: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(heading, no_wrap=True)
+    for name in ("up", "down", "rounds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for key in dict.fromkeys(keys):
+        own = [row for row, named in zip(rows, keys, strict=True) if named == key]
+        up, down = (sum(row.bytes for row in own if row.direction == d) for d in ("up", "down"))
+        rounds = len({row.round for row in own if row.round})
+        table.add_row(key, format_bytes(up), format_bytes(down), str(rounds) if rounds else "-")
+    return table
+
+
+def _party(client: int | str) -> str:
+    return f"client {client}" if isinstance(client, int) else client
