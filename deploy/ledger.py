@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from server.run_folder import RESULT_FILE
 LEDGER_FILE = "ledger.json"
 TRANSPORT = "transport"
 """What crossed a socket beyond Flower's messages: HTTP, TLS, polling, the app's bundle, retries."""
+_MESSAGES = (WEIGHTS, CONTROL)
+_Key = tuple[int, int | str, str, str]
+"""Round, client, purpose, direction."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +42,44 @@ class Crossed:
 def by_purpose(crossed: Iterable[Crossed], messages: Sequence[LedgerRow]) -> list[LedgerRow]:
     """Split what crossed sockets by purpose: Flower's messages, and the transport around them.
 
-    The rows of a round, party and direction sum to what crossed. A message that the server counted but that did not
-    cross (its device was gone) is not counted here.
+    The rows of a party and direction sum to what crossed. A message that the server counted but that did not cross (its
+    device was gone) is not counted. A reading comes a moment after the round that it closes, so that the beginning of
+    a round's messages may be in the reading before: what a round lacks is taken from there.
 
     Args:
+        crossed: in order of time; a round may come more than once.
         messages: rows of ``weights`` and ``control``, as Flower serialises its messages.
     """
-    rows = []
+    told: Counter[_Key] = Counter()
+    for row in messages:
+        told[row.round, row.client, row.purpose, row.direction] += row.bytes
+    windows: dict[tuple[int | str, str], list[tuple[int, int]]] = {}
     for entry in crossed:
-        for direction, size_bytes in (("up", entry.up_bytes), ("down", entry.down_bytes)):
+        windows.setdefault((entry.client, "up"), []).append((entry.round, entry.up_bytes))
+        windows.setdefault((entry.client, "down"), []).append((entry.round, entry.down_bytes))
+    sums: Counter[_Key] = Counter()
+    for (client, direction), found in windows.items():
+        needed = [sum(told[number, client, purpose, direction] for purpose in _MESSAGES) for number, _ in found]
+        for (number, _), size_bytes in zip(found, _settled([size for _, size in found], needed), strict=True):
             left = size_bytes
-            for purpose in (WEIGHTS, CONTROL):
-                key = (entry.round, entry.client, purpose, direction)
-                told = sum(r.bytes for r in messages if (r.round, r.client, r.purpose, r.direction) == key)
-                carried = min(told, left)
+            for purpose in _MESSAGES:
+                key = (number, client, purpose, direction)
+                carried = min(told[key], left)
+                told[key] -= carried
                 left -= carried
-                rows.append(LedgerRow(*key, carried))
-            rows.append(LedgerRow(entry.round, entry.client, TRANSPORT, direction, left))
-    return [row for row in rows if row.bytes]
+                sums[key] += carried
+            sums[number, client, TRANSPORT, direction] += left
+    return [LedgerRow(*key, size_bytes) for key, size_bytes in sums.items() if size_bytes]
+
+
+def _settled(sizes_bytes: Sequence[int], needed: Sequence[int]) -> list[int]:
+    """Sizes of consecutive readings, of which a later one takes what it lacks from what the one before has to spare."""
+    sizes = list(sizes_bytes)
+    for at in range(len(sizes) - 1, 0, -1):
+        moved = min(max(0, needed[at] - sizes[at]), max(0, sizes[at - 1] - needed[at - 1]))
+        sizes[at] += moved
+        sizes[at - 1] -= moved
+    return sizes
 
 
 def write_ledger(path: Path, rows: Sequence[LedgerRow]) -> None:
@@ -98,7 +122,7 @@ def _table(title: str, heading: str, rows: Sequence[LedgerRow], keys: Sequence[s
     table.add_column(heading, no_wrap=True)
     for name in ("up", "down", "rounds"):
         table.add_column(name, justify="right", no_wrap=True)
-    for key in dict.fromkeys(keys):
+    for key in sorted(set(keys)) if heading == "party" else dict.fromkeys(keys):
         own = [row for row, named in zip(rows, keys, strict=True) if named == key]
         up, down = (sum(row.bytes for row in own if row.direction == d) for d in ("up", "down"))
         rounds = len({row.round for row in own if row.round})
