@@ -126,8 +126,7 @@ def register(address: Address, authority: Path | None, public_keys: tuple[Path, 
 
     with control(address, authority) as way:
         for key in public_keys:
-            way.register(key)
-            click.echo(f"registered {key}")
+            click.echo(f"registered {key} as node {way.register(key)}")
 
 
 @deploy.command()

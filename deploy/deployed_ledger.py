@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 from deploy.ledger import Crossed, by_purpose
-from deploy.meter import Count, Meters
+from deploy.meter import Count
 from deploy.result import LedgerRow
 from server.events import BytesMoved, ClientNumbered, Event, FederationDone
 
@@ -14,16 +15,23 @@ OPERATOR = "operator"
 NEWCOMERS = "newcomers"
 
 
+class Counters(Protocol):
+    """Whatever counts bytes by party: relays, or the interfaces of machines."""
+
+    def read(self) -> dict[str, Count]:
+        """What every party has moved so far."""
+
+
 @dataclass
 class DeployedLedger:
     """Reads the meters whenever a run's events tell that a round begins or the last one has ended.
 
     Args:
-        meters: with a relay for every party.
+        meters: one counter for every party.
         nodes: Flower's id of every SuperNode, by its party's name.
     """
 
-    meters: Meters
+    meters: Counters
     nodes: Mapping[str, int]
     _crossed: list[Crossed] = field(default_factory=list)
     _messages: list[LedgerRow] = field(default_factory=list)

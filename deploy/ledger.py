@@ -112,7 +112,8 @@ def ledger_rows(rows: Iterable[LedgerRow]) -> list[Row]:
 def print_ledger(rows: Sequence[LedgerRow], folder: Path) -> None:
     """Sums by purpose and direction, and by party."""
     console = Console(highlight=False)
-    console.print(_table(f"Bytes of {folder} by purpose", "purpose", rows, [row.purpose for row in rows]))
+    console.print(f"ledger of {folder}", soft_wrap=True, markup=False)
+    console.print(_table("Bytes by purpose", "purpose", rows, [row.purpose for row in rows]))
     moved = [row for row in rows if row.purpose != "raw_images_instead"]
     console.print(_table("Bytes moved by party", "party", moved, [_party(row.client) for row in moved]))
 
