@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ class Curves:
         self.points += 1
 
 
+def check_tensorboard() -> None:
+    """Raise DsvError unless tensorboard is installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise DsvError("curves need tensorboard; install feddsv with its extra 'tensorboard'")
+
+
 @contextmanager
 def curves(folder: Path) -> Iterator[Curves]:
     """Curves that go into event files in ``folder``.
@@ -61,10 +68,9 @@ def curves(folder: Path) -> Iterator[Curves]:
     Raises:
         DsvError: tensorboard is not installed, or the folder cannot be written.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        raise DsvError("curves need tensorboard; install feddsv with its extra 'tensorboard'") from None
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     try:
         writer = SummaryWriter(str(folder))
     except OSError as error:

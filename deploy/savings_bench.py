@@ -175,7 +175,7 @@ class SavingsBench:
         labels, reached = max(
             ((labels, self._trained(got, labels)) for labels in ("hard", "soft")), key=lambda entry: entry[1]
         )
-        variant = f"{kind} ({score:.1%}), {count} per class, {labels}"
+        variant = f"{kind} {score:.1%}, {count}/class, {labels}"
         return ways_of.one_shot_dsv(run, variant, reached, downloaded_bytes=got.bytes_down, training_s=self._seconds)
 
     def _trained(self, got: Download, labels: str) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from deploy.tables import Row
 
 NAMES = {
     Kind.RAW_IMAGES: "raw images uploaded",
-    Kind.FEDAVG: "FedAvg, newcomers join in",
+    Kind.FEDAVG: "FedAvg, joined",
     Kind.WEIGHTS_FLOAT32: "FedAvg, weights fp32",
     Kind.WEIGHTS_FLOAT16: "FedAvg, weights fp16",
     Kind.WEIGHTS_INT8: "FedAvg, weights int8",
@@ -36,7 +36,7 @@ class Sheet:
 
     def markdown(self) -> str:
         """As Markdown."""
-        lines = [f"**{self.title}**", "", "| " + " | ".join(self.headings) + " |"]
+        lines = ["**" + self.title.replace("\n", "; ") + "**", "", "| " + " | ".join(self.headings) + " |"]
         lines.append("|" + "---|" * self.words + "---:|" * (len(self.headings) - self.words))
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         return "\n".join(lines)
@@ -45,52 +45,71 @@ class Sheet:
         """On a terminal."""
         table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="left" if number < self.words else "right")
+            wordy = number < self.words
+            table.add_column(heading, justify="left" if wordy else "right", no_wrap=not wordy)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
 
 
 def sheets(ways: Sequence[Way], target: float) -> list[Sheet]:
-    """The comparison: each way at its best, each at the same accuracy, and the time on links."""
+    """The comparison: each way at its best, all to the same accuracy, bytes in all, and the time on links."""
     same = cheapest(ways, target, NEWCOMERS[1])
     missing = [kind for kind in Kind if kind not in {way.kind for way in same} and any(w.kind is kind for w in ways)]
-    reached = "" if not missing else "; not reached by: " + ", ".join(NAMES[kind] for kind in missing)
+    reached = "" if not missing else "\nnot reached by: " + ", ".join(NAMES[kind] for kind in missing)
     return [
-        _bytes_sheet("Each way at its best accuracy", best(ways)),
-        _bytes_sheet(f"The cheapest of each way that reaches at least {target:.1%}{reached}", same),
-        _time_sheet("Time of one client's part (transfers alone)", same, newcomer=False),
+        _bytes_sheet("Each way at its best: bytes of one client and of one newcomer", best(ways)),
+        _bytes_sheet(f"To the same accuracy, {target:.1%} or more: the cheapest variant of each way{reached}", same),
+        _totals_sheet("To the same accuracy: bytes of all clients and all newcomers together, by newcomers", same),
+        _time_sheet("Time of one client's part: transfers alone", same, newcomer=False),
         _time_sheet(
-            "Time until a newcomer has its model (transfer, and training on this machine)", same, newcomer=True
+            "Time until a newcomer has its model: transfer, and training as on this machine", same, newcomer=True
         ),
     ]
 
 
 def _bytes_sheet(title: str, ways: Sequence[Way]) -> Sheet:
-    totals = tuple(f"all, {count:,}" for count in NEWCOMERS)
-    headings = ("way", "variant", "accuracy", "a client ↑", "a client ↓", "newcomer ↑", "newcomer ↓", *totals)
+    headings = ("way", "variant", "accuracy", "client ↑", "client ↓", "newcomer ↑", "newcomer ↓")
     rows = [
         (
-            NAMES[way.kind] + ("" if way.any_architecture else " *") + (" †" if way.images_leave else ""),
-            way.variant,
+            *_named(way),
             _accuracy(way),
             *(short_bytes(size) for size in (way.client_up_bytes, way.client_down_bytes)),
             *(short_bytes(size) for size in (way.newcomer_up_bytes, way.newcomer_down_bytes)),
-            *(short_bytes(way.total_bytes(count)) for count in NEWCOMERS),
         )
         for way in ways
     ]
     return Sheet(title, headings, tuple(rows), 2)
 
 
-FOOTNOTE = "* a newcomer must run the teacher's architecture    † private images leave their device"
+def _totals_sheet(title: str, ways: Sequence[Way]) -> Sheet:
+    headings = ("way", "variant", *(f"{count:,} {arrow}" for count in NEWCOMERS for arrow in "↑↓"))
+    rows = [
+        (
+            *_named(way),
+            *(short_bytes(f(count)) for count in NEWCOMERS for f in (way.up_bytes, way.down_bytes)),
+        )
+        for way in ways
+    ]
+    return Sheet(title, headings, tuple(rows), 2)
+
+
+def _named(way: Way) -> tuple[str, str]:
+    marks = ("" if way.any_architecture else "*") + ("†" if way.images_leave else "")
+    return NAMES[way.kind] + (f" {marks}" if marks else ""), way.variant
+
+
+FOOTNOTE = (
+    "joined: newcomers take part in the rounds themselves   * a newcomer must run the teacher's architecture   "
+    "† private images leave their device\n"
+    "Bytes as Flower and gRPC serialise their messages; what sockets and links add is measured in docs/savings.md."
+)
 
 
 def _time_sheet(title: str, ways: Sequence[Way], *, newcomer: bool) -> Sheet:
     rows = [
         (
-            NAMES[way.kind],
-            way.variant,
+            *_named(way),
             *(short_time(way.newcomer_s(link) if newcomer else way.client_s(link)) for link in LINKS),
         )
         for way in ways

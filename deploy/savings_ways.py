@@ -104,7 +104,7 @@ def fedavg_dsv(run: FinishedRun, training_s: float) -> list[Way]:
     return [
         Way(
             kind=Kind.FEDAVG_DSV,
-            variant=f"{row.images_per_class} per class, {row.labels}",
+            variant=f"{row.images_per_class}/class, {row.labels}",
             architecture=row.architecture,
             accuracy_mean=row.accuracy_mean,
             accuracy_std=row.accuracy_std,
@@ -131,7 +131,7 @@ def random_real(run: FinishedRun, row: RivalRow, images: ImageSplit, training_s:
     size_bytes = images.stored_bytes(drawn) + _LABEL_BYTES * len(drawn)
     return Way(
         kind=Kind.RANDOM_REAL,
-        variant=f"{row.images_per_class} per class",
+        variant=f"{row.images_per_class}/class",
         architecture=row.architecture,
         accuracy_mean=row.accuracy_mean,
         accuracy_std=row.accuracy_std,

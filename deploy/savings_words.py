@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.links import LINKS
@@ -53,10 +53,10 @@ def words(ways: Sequence[Way], target: float, parameters: int) -> Words:
     rivals = [way for kind, way in chosen.items() if not kind.has_dsv]
     dsv = next(iter(dsvs))
     return Words(
-        newcomers=[_crossing(own, rival) for own in dsvs for rival in rivals],
+        newcomers=[_crossings(own, rivals) for own in dsvs],
         size=[_size(dsv, chosen[kind], parameters) for kind in _WEIGHTS if kind in chosen],
         links=[_link(dsv, chosen[kind]) for kind in (*_WEIGHTS, Kind.RANDOM_REAL) if kind in chosen],
-        losses=_losses(dsvs, rivals),
+        losses=_losses(dsvs, rivals, {way.kind: way for way in best(ways)}),
     )
 
 
@@ -64,16 +64,17 @@ def _named(way: Way) -> str:
     return f"{NAMES[way.kind]} ({way.variant}: {way.accuracy_mean:.1%})"
 
 
-def _crossing(dsv: Way, rival: Way) -> str:
-    return f"{_named(dsv)} against {_named(rival)}: {_range(cheaper(dsv, rival))}."
+def _crossings(dsv: Way, rivals: Sequence[Way]) -> str:
+    found = [f"than {_named(rival)} {_range(cheaper(dsv, rival))}" for rival in rivals]
+    return f"{_named(dsv)} moves fewer bytes in all " + "; ".join(found) + "."
 
 
 def _range(found: Range | None) -> str:
     if found is None:
-        return "never fewer bytes in all"
+        return "never"
     if found.last is not None:
-        return f"fewer up to {found.last:,} newcomers, more from then on"
-    return "fewer for any number of newcomers" if found.first == 1 else f"fewer from {found.first:,} newcomers on"
+        return f"up to {found.last:,} newcomers"
+    return "for any number of newcomers" if found.first == 1 else f"from {found.first:,} newcomers on"
 
 
 def _size(dsv: Way, rival: Way, parameters: int) -> str:
@@ -107,14 +108,15 @@ def short_rate(bits_per_s: float) -> str:
     return f"{bits_per_s:.3g} bit/s"
 
 
-def _losses(dsvs: Sequence[Way], rivals: Sequence[Way]) -> list[str]:
-    """Every rival that is better in some respect, and in which."""
+def _losses(dsvs: Sequence[Way], rivals: Sequence[Way], at_best: Mapping[Kind, Way]) -> list[str]:
+    """Every rival that is better in some respect than the better DSVs, and in which."""
     lines = []
     dsv = max(dsvs, key=lambda way: way.accuracy_mean)
     for rival in rivals:
         respects = []
-        if rival.accuracy_mean > dsv.accuracy_mean:
-            respects.append(f"more accurate by {100 * (rival.accuracy_mean - dsv.accuracy_mean):.1f} points")
+        gain = at_best[rival.kind].accuracy_mean - dsv.accuracy_mean
+        if gain > 0:
+            respects.append(f"more accurate by {100 * gain:.1f} points at its best ({at_best[rival.kind].variant})")
         if rival.newcomer_bytes < dsv.newcomer_bytes:
             respects.append(f"fewer bytes to a newcomer ({short_bytes(rival.newcomer_bytes)})")
         if rival.fixed_bytes < dsv.fixed_bytes:

@@ -73,6 +73,8 @@ def test_the_ledger_has_every_client_and_round_and_download(run):
     ledger = run[2]["ledger"]
     weights = {(r["round"], r["client"], r["direction"]) for r in ledger if r["purpose"] == "weights"}
     assert weights == {(r, c, d) for r in (1, 2) for c in range(3) for d in ("up", "down")}
+    control = {(r["round"], r["client"], r["direction"]): r["bytes"] for r in ledger if r["purpose"] == "control"}
+    assert set(control) == weights and all(0 < size < 400 for size in control.values())
     newcomers = {r["client"] for r in ledger if r["purpose"] == "dsv_download"}
     assert newcomers == {"newcomer convnet:8", "newcomer resnet18:8"}
     raw = [r["bytes"] for r in ledger if r["purpose"] == "raw_images_instead"]

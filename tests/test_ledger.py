@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from deploy.addresses import Address
 from deploy.cli import cli
-from deploy.curves import Curves, write_curves
+from deploy.curves import Curves, curves, write_curves
 from deploy.deployed_ledger import DeployedLedger
 from deploy.ledger import Crossed, by_purpose, read_ledger, write_ledger
 from deploy.meter import Count, meters
@@ -257,6 +258,13 @@ def test_events_become_points_of_curves():
     assert ("federation/train_loss", 2) not in [(tag, step) for tag, _, step in points]
 
 
+def test_without_tensorboard_the_extra_is_named_before_anything_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DsvError, match="its extra 'tensorboard'"), curves(tmp_path):
+        pass
+
+
 def test_tensorboard_reads_what_was_written(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -267,5 +275,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert write_curves(tmp_path, folder) > 10
     found = EventAccumulator(str(folder)).Reload()
     assert [(p.step, p.value) for p in found.Scalars("federation/train_loss")] == [(1, 0.75)]
+    done = CliRunner().invoke(cli, ["tensorboard", str(tmp_path), "--logdir", str(tmp_path / "other")])
+    assert done.exit_code == 0 and "tensorboard --logdir" in done.output
     with pytest.raises(DsvError, match=r"holds no events.jsonl"):
         write_curves(Path(tmp_path / "curves"), tmp_path / "more")
