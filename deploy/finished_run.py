@@ -11,6 +11,7 @@ from client.data import ImageSplit, open_split
 from client.partition import partition_of
 from deploy.options import HarnessSettings
 from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
+from deploy.rows import as_row
 from dsv import DsvError
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.settings import RunSettings
@@ -47,7 +48,15 @@ class FinishedRun:
         own = {entry.name for entry in fields(HarnessSettings)}
         harness = {name: value for name, value in result.settings.items() if name in own}
         config = {name: value for name, value in result.settings.items() if name not in own}
-        return cls(folder, result, RunSettings.from_run_config(config), HarnessSettings(**harness))
+        try:
+            settings, options = RunSettings.from_run_config(config), HarnessSettings(**harness)
+        except TypeError:
+            raise DsvError(
+                f"{folder / RESULT_FILE} has settings that are none; it was changed or is truncated"
+            ) from None
+        if not result.newcomers or not result.ledger:
+            raise DsvError(f"{folder / RESULT_FILE} holds no newcomer or no ledger; name the folder of a finished run")
+        return cls(folder, result, settings, options)
 
     def teacher(self) -> Checkpoint:
         """The final global model."""
@@ -80,11 +89,11 @@ def read_result(path: Path) -> Result:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Result(
-            TeacherRow(**content["teacher"]),
-            [NewcomerRow(**row) for row in content["newcomers"]],
-            [RivalRow(**row) for row in content["rivals"]],
-            [LedgerRow(**row) for row in content["ledger"]],
-            Seconds(**content["seconds"]),
+            as_row(TeacherRow, content["teacher"]),
+            [as_row(NewcomerRow, row) for row in content["newcomers"]],
+            [as_row(RivalRow, row) for row in content["rivals"]],
+            [as_row(LedgerRow, row) for row in content["ledger"]],
+            as_row(Seconds, content["seconds"]),
             dict(content["settings"]),
             dict(content["versions"]),
         )

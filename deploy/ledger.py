@@ -16,6 +16,7 @@ from rich.table import Table
 from deploy.finished_run import read_result
 from deploy.report import format_bytes
 from deploy.result import LedgerRow
+from deploy.rows import as_row
 from deploy.tables import Row
 from dsv import DsvError
 from server.message_bytes import CONTROL, WEIGHTS
@@ -99,7 +100,7 @@ def read_ledger(folder: Path) -> list[LedgerRow]:
     if not path.exists():
         return read_result(folder / RESULT_FILE).ledger
     try:
-        return [LedgerRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))["ledger"]]
+        return [as_row(LedgerRow, row) for row in json.loads(path.read_text(encoding="utf-8"))["ledger"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DsvError(f"{path} is not a ledger that dsv wrote, or it is truncated") from None
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.links import LINKS
+from deploy.rows import as_row
 from deploy.savings import Kind, Way
 from deploy.savings_report import savings_rows
 from deploy.savings_words import Words, words
@@ -67,7 +68,9 @@ def read_ways(path: Path) -> tuple[Way, ...]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = tuple(Way(**{**row, "kind": Kind(row["kind"])}) for row in content["ways"])
+        found = tuple(as_row(Way, row) for row in content["ways"])
+        if not any(way.kind is Kind.FEDAVG_DSV for way in found) or not all(way.clients for way in found):
+            raise ValueError("no DSVs, or no clients")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DsvError(f"{path} is not what dsv savings wrote, or it is truncated; measure with --again") from None
     return found

@@ -206,6 +206,9 @@ def test_a_ledger_in_every_format_and_back(tmp_path):
         (b"{}", "not a ledger"),
         (b'{"ledger": [{"round": 1}]}', "not a ledger"),
         (b"\xff", "not a ledger"),
+        (b'{"ledger": [{"round": "1", "client": 0, "purpose": "a", "direction": "up", "bytes": 1}]}', "not a ledger"),
+        (b'{"ledger": [{"round": 1, "client": 0, "purpose": "a", "direction": "up", "bytes": -1}]}', "not a ledger"),
+        (b'{"ledger": [{"round": 1, "client": {}, "purpose": "a", "direction": "up", "bytes": 1}]}', "not a ledger"),
     ],
 )
 def test_no_ledger_is_one_clear_line(content, message, tmp_path):

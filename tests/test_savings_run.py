@@ -76,6 +76,11 @@ def run(trained, task, parts, tmp_path_factory):
     return folder
 
 
+def swap(path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 def dsv(*arguments: object):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
@@ -140,6 +145,10 @@ def test_what_was_measured_is_kept_and_written_in_every_format(run, measured, tm
         (lambda folder: (folder / "result.json").unlink(), "name the folder of a finished run"),
         (lambda folder: (folder / "result.json").write_text("{"), "is not the result.json of a finished run"),
         (lambda folder: (folder / "savings.json").write_text("[]"), "is not what dsv savings wrote"),
+        (lambda folder: (folder / "savings.json").write_text('{"ways": []}'), "is not what dsv savings wrote"),
+        (lambda folder: swap(folder / "savings.json", '"clients": 3', '"clients": 0'), "is not what dsv savings wrote"),
+        (lambda folder: swap(folder / "result.json", '"rounds": 2', '"rounds": "many"'), "must be of type int"),
+        (lambda folder: swap(folder / "result.json", '"clients": 3', '"clients": [3]'), "has settings that are none"),
     ],
 )
 def test_a_folder_that_is_no_finished_run_is_one_clear_line(damage, message, run, measured, tmp_path):
