@@ -22,6 +22,7 @@ class Kind(StrEnum):
     WEIGHTS_FLOAT32 = "weights_float32"
     WEIGHTS_FLOAT16 = "weights_float16"
     WEIGHTS_INT8 = "weights_int8"
+    ONE_SHOT_WEIGHTS = "one_shot_weights"
     ONE_SHOT_DSV = "one_shot_dsv"
     FEDAVG_DSV = "fedavg_dsv"
     RANDOM_REAL = "random_real"

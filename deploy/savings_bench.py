@@ -155,6 +155,10 @@ class SavingsBench:
             if kind in wanted:
                 score = self._test(model)
                 self._display.say(f"one shot, {kind} of {self._run.harness.clients} models: {score:.1%}")
+                for bits in ("float32", "int8"):
+                    sent = sent_as(model, bits)
+                    reached = score if bits == "float32" else self._test(sent.model)
+                    yield ways_of.one_shot_weights(self._run, f"{kind}, {bits}", sent.size_bytes, reached)
                 yield self._from_one_shot(kind, model, score)
 
     def _from_one_shot(self, kind: str, model: nn.Module, score: float) -> Way:

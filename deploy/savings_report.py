@@ -19,6 +19,7 @@ NAMES = {
     Kind.WEIGHTS_FLOAT32: "FedAvg, weights fp32",
     Kind.WEIGHTS_FLOAT16: "FedAvg, weights fp16",
     Kind.WEIGHTS_INT8: "FedAvg, weights int8",
+    Kind.ONE_SHOT_WEIGHTS: "one-shot, weights",
     Kind.ONE_SHOT_DSV: "one-shot + DSV",
     Kind.FEDAVG_DSV: "FedAvg + DSV",
     Kind.RANDOM_REAL: "random real images",

@@ -171,3 +171,21 @@ def one_shot_dsv(
         training_s=training_s,
         any_architecture=True,
     )
+
+
+def one_shot_weights(run: FinishedRun, variant: str, size_bytes: int, accuracy: float) -> Way:
+    """One round as for ``one_shot_dsv``; newcomers are sent what came of it, which for an ensemble is every model."""
+    moved = federated(run.result.ledger, 1)
+    return Way(
+        kind=Kind.ONE_SHOT_WEIGHTS,
+        variant=variant,
+        architecture=run.result.teacher.architecture,
+        accuracy_mean=accuracy,
+        accuracy_std=0.0,
+        clients=run.harness.clients,
+        clients_up_bytes=moved.up,
+        clients_down_bytes=moved.down,
+        client_exchanges=1,
+        newcomer_up_bytes=request_bytes(run.result.ledger),
+        newcomer_down_bytes=size_bytes,
+    )

@@ -94,11 +94,12 @@ def measured(run):
 
 def test_every_way_is_there_and_its_bytes_are_the_ledgers(measured):
     ways = {row["kind"]: row for row in measured[0]["ways"]}
-    assert len(ways) == 8
+    assert len(ways) == 9
     assert ways["raw_images"]["clients_up_bytes"] == 600 * 64 and ways["raw_images"]["images_leave"]
     assert ways["fedavg"]["clients_up_bytes"] == 6 * 20_000 and ways["fedavg"]["newcomer_up_bytes"] == 40_000
     assert ways["one_shot_dsv"]["clients_up_bytes"] == 3 * 20_000  # one round
     assert ways["fedavg_dsv"]["newcomer_down_bytes"] == 2044
+    assert ways["one_shot_weights"]["newcomer_down_bytes"] > 2 * ways["weights_int8"]["newcomer_down_bytes"]
     sizes = [ways[f"weights_{kind}"]["newcomer_down_bytes"] for kind in ("float32", "float16", "int8")]
     assert sizes[0] > 1.7 * sizes[1] > 2.5 * sizes[2]
     assert ways["fedavg"]["accuracy_mean"] > 0.8 and abs(ways["weights_int8"]["accuracy_mean"] - 0.95) < 0.1
