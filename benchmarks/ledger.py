@@ -225,18 +225,9 @@ def _patiently(command: list[str]) -> str:
         time.sleep(2)
 
 
-def summed(measured: Measured) -> dict[str, Any]:
-    """Of one device and round on average: messages, all that crossed, and the newcomer's download."""
-    rows = [row for row in measured.rows if row.client not in (OPERATOR, NEWCOMERS)]
-    each: dict[str, Any] = {"idle_up_bytes_per_s": measured.idle_up_bytes_per_s}
-    each["idle_down_bytes_per_s"] = measured.idle_down_bytes_per_s
-    for way in ("up", "down"):
-        own = [row for row in rows if row.direction == way and row.round]
-        each[f"messages_{way}_bytes"] = sum(r.bytes for r in own if r.purpose != TRANSPORT) / NODES / ROUNDS
-        each[f"crossed_{way}_bytes"] = sum(r.bytes for r in own) / NODES / ROUNDS
-        newcomer = [r.bytes for r in measured.rows if r.client == NEWCOMERS and r.direction == way]
-        each[f"newcomer_{way}_bytes"] = sum(newcomer)
-    return each | {"seconds": measured.seconds, "rows": [asdict(row) for row in measured.rows]}
+def of_measured(measured: Measured) -> dict[str, Any]:
+    """For the file."""
+    return {**asdict(measured), "rows": [asdict(row) for row in measured.rows]}
 
 
 @click.command()
@@ -249,13 +240,13 @@ def main(models: str, out: Path) -> None:
         settings = replace(SETTINGS, architecture=model)
         with tempfile.TemporaryDirectory(prefix="dsv-ledger-") as folder:
             row: dict[str, Any] = {"model": model}
-            row["sockets"] = summed(sockets(settings, Path(folder) / "local"))
+            row["sockets"] = of_measured(sockets(settings, Path(folder) / "local"))
             if reason := permitted():
                 print(f"interfaces not measured: {reason}")
             else:
                 (Path(folder) / "machines").mkdir()
                 measured, again, links = interfaces(settings, Path(folder) / "machines")
-                row["interfaces"] = {**summed(measured), "segments_sent_again": again, "links": links}
+                row["interfaces"] = {**of_measured(measured), "segments_sent_again": again, "links": links}
         found.append(row)
         content = {"machine": f"{platform.machine()}, Python {platform.python_version()}", "models": found}
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -264,20 +255,34 @@ def main(models: str, out: Path) -> None:
 
 
 def as_markdown(found: list[dict[str, Any]]) -> str:
-    """One line for every model and direction."""
-    lines = [
-        "| model | a device, one round | messages, B | sockets, B | over | interfaces, B | over |",
-        "|---" * 7 + "|",
-    ]
+    """Of one device in the whole run, and of one newcomer: what the messages say, and what crossed."""
+    lines = ["| model | bytes of | messages | sockets | over | interfaces | over |", "|---|---|" + "---:|" * 5]
     for row in found:
-        for way in ("up", "down"):
-            told = row["sockets"][f"messages_{way}_bytes"]
-            cells = [f"{told:,.0f}"]
+        for party, way in ((p, w) for p in ("a device", "a newcomer") for w in ("up", "down")):
+            told = _bytes(row["sockets"], way, party, messages=True)
+            cells = [f"{told:,.0f}"] if told else ["-"]
             for how in ("sockets", "interfaces"):
-                size = row.get(how, {}).get(f"crossed_{way}_bytes")
-                cells += ["-", "-"] if size is None else [f"{size:,.0f}", f"{size / told - 1:+.1%}"]
-            lines.append(f"| {row['model']} | {way} | " + " | ".join(cells) + " |")
+                size = _bytes(row[how], way, party, messages=False) if how in row else 0
+                cells += [f"{size:,.0f}" if size else "-", f"{size / told - 1:+.1%}" if size and told else "-"]
+            lines.append(f"| {row['model']} | {party}, {way} | " + " | ".join(cells) + " |")
+    for row in found:
+        for how in ("sockets", "interfaces"):
+            if how in row:
+                idle = f"{row[how]['idle_up_bytes_per_s']:.0f} up, {row[how]['idle_down_bytes_per_s']:.0f} down"
+                lines.append(
+                    f"\n{row['model']}, {how}: waiting moves {idle} B/s; the run took {row[how]['seconds']:.0f} s"
+                )
     return "\n".join(lines)
+
+
+def _bytes(measured: dict[str, Any], way: str, party: str, *, messages: bool) -> float:
+    """Of one device on average, or of the newcomer, whose messages the ledger of a deployment does not know."""
+    rows = [row for row in measured["rows"] if row["direction"] == way]
+    if party == "a newcomer":
+        return 0.0 if messages else float(sum(row["bytes"] for row in rows if row["client"] == NEWCOMERS))
+    own = [row for row in rows if row["client"] not in (OPERATOR, NEWCOMERS)]
+    total: int = sum(row["bytes"] for row in own if not (messages and row["purpose"] == TRANSPORT))
+    return total / NODES
 
 
 if __name__ == "__main__":

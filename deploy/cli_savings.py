@@ -38,7 +38,7 @@ def ledger(run: Path, out: tuple[Path, ...]) -> None:
 @click.option(
     "--accuracy",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of test images that the ways are compared at; default: what the run's best DSVs reach, less its spread.",
+    help="Share of test images that all ways must reach; default: what the run's best DSVs reach, less its spread.",
 )
 @click.option(
     "--one-shot",

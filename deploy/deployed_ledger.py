@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from deploy.ledger import Crossed, by_purpose
 from deploy.meter import Count
 from deploy.result import LedgerRow
-from server.events import BytesMoved, ClientNumbered, Event, FederationDone
+from server.events import BytesMoved, ClientNumbered, Event, EventReader, FederationDone
 
 OPERATOR = "operator"
 NEWCOMERS = "newcomers"
+_EVERY_S = 0.1
 
 
 class Counters(Protocol):
@@ -49,6 +53,27 @@ class DeployedLedger:
             if event.round != self._round:
                 self._close(event.round)
             self._messages.append(LedgerRow(**asdict(event)))
+
+    @contextmanager
+    def following(self, run_dir: Path) -> Iterator[None]:
+        """Takes note of a run's events as they come, on a thread of its own: a reading that is late counts the bytes
+        of one round as the one before's."""
+        reader, stop = EventReader(run_dir), threading.Event()
+
+        def follow() -> None:
+            while not stop.wait(_EVERY_S):
+                for event in reader.new():
+                    self.add(event)
+
+        thread = threading.Thread(target=follow, name="ledger", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            for event in reader.new():
+                self.add(event)
 
     def rows(self) -> list[LedgerRow]:
         """Everything up to now. What crossed before the first round and after the last has round 0."""

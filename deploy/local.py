@@ -91,14 +91,14 @@ class LocalDeployment:
         def finished() -> bool:
             for event in reader.new():
                 _raise_failure(event)
-                self.ledger.add(event)
                 show_event(event, display)
                 done.extend([event] if isinstance(event, SynthesisDone) else [])
             return bool(done)
 
         run = self.control.start(self.settings.to_run_config())
         display.say(f"run {run} over {self.server}; its folder: {run_dir}")
-        self.control.await_end(run, finished=finished)
+        with self.ledger.following(run_dir):
+            self.control.await_end(run, finished=finished)
 
     def write_ledger(self) -> Path:
         """Write what has crossed the sockets so far into the deployment's folder."""
