@@ -13,16 +13,17 @@ from deploy.links import LINKS
 from deploy.savings import NEWCOMERS, Kind, Way, best, cheapest
 from deploy.tables import Row
 
+_WIDE = 104
 NAMES = {
-    Kind.RAW_IMAGES: "raw images uploaded",
-    Kind.FEDAVG: "FedAvg, joined",
-    Kind.WEIGHTS_FLOAT32: "FedAvg, weights fp32",
-    Kind.WEIGHTS_FLOAT16: "FedAvg, weights fp16",
-    Kind.WEIGHTS_INT8: "FedAvg, weights int8",
-    Kind.ONE_SHOT_WEIGHTS: "one-shot, weights",
+    Kind.RAW_IMAGES: "raw images",
+    Kind.FEDAVG: "FedAvg joined",
+    Kind.WEIGHTS_FLOAT32: "weights fp32",
+    Kind.WEIGHTS_FLOAT16: "weights fp16",
+    Kind.WEIGHTS_INT8: "weights int8",
+    Kind.ONE_SHOT_WEIGHTS: "one-shot weights",
     Kind.ONE_SHOT_DSV: "one-shot + DSV",
     Kind.FEDAVG_DSV: "FedAvg + DSV",
-    Kind.RANDOM_REAL: "random real images",
+    Kind.RANDOM_REAL: "random real",
 }
 
 
@@ -43,12 +44,15 @@ class Sheet:
         return "\n".join(lines)
 
     def show(self, console: Console) -> None:
-        """On a terminal."""
+        """On a terminal; on a narrow one, the words share a column."""
+        headings, rows, words = self.headings, self.rows, self.words
+        if console.width < _WIDE and words == 2:
+            headings, words = (headings[0], *headings[2:]), 1
+            rows = tuple((f"{row[0]}\n  {row[1]}", *row[2:]) for row in rows)
         table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for number, heading in enumerate(self.headings):
-            wordy = number < self.words
-            table.add_column(heading, justify="left" if wordy else "right", no_wrap=not wordy)
-        for row in self.rows:
+        for number, heading in enumerate(headings):
+            table.add_column(heading, justify="left" if number < words else "right", no_wrap=number >= words)
+        for row in rows:
             table.add_row(*row)
         console.print(table)
 
@@ -70,7 +74,7 @@ def sheets(ways: Sequence[Way], target: float) -> list[Sheet]:
 
 
 def _bytes_sheet(title: str, ways: Sequence[Way]) -> Sheet:
-    headings = ("way", "variant", "accuracy", "client ↑", "client ↓", "newcomer ↑", "newcomer ↓")
+    headings = ("way", "variant", "accuracy", "client ↑", "↓", "newcomer ↑", "↓")
     rows = [
         (
             *_named(way),
@@ -84,7 +88,7 @@ def _bytes_sheet(title: str, ways: Sequence[Way]) -> Sheet:
 
 
 def _totals_sheet(title: str, ways: Sequence[Way]) -> Sheet:
-    headings = ("way", "variant", *(f"{count:,} {arrow}" for count in NEWCOMERS for arrow in "↑↓"))
+    headings = ("way", "variant", *(heading for count in NEWCOMERS for heading in (f"{count:,} ↑", "↓")))
     rows = [
         (
             *_named(way),

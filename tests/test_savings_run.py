@@ -118,7 +118,7 @@ def test_the_words_name_crossings_and_losses(measured):
     assert any("newcomers" in line for line in words["newcomers"])
     assert all("parameters" in line for line in words["size"]) and len(words["size"]) == 3
     assert any("more accurate by" in line for line in words["losses"])
-    for wanted in ("NB-IoT", "LoRa-class", "Where DSVs lose", "1,000,000 ↓", "private images leave their device"):
+    for wanted in ("NB-IoT", "LoRa-class", "Where DSVs lose", "1,000,000 ↑", "private images leave their device"):
         assert wanted in printed.replace("\n", " "), wanted
     assert "Traceback" not in printed
 
