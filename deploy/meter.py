@@ -36,6 +36,7 @@ class Meters:
     loop: asyncio.AbstractEventLoop
     _counts: dict[str, Count] = field(default_factory=dict)
     _servers: list[asyncio.Server] = field(default_factory=list)
+    _open: set[asyncio.Task[None]] = field(default_factory=set)  # asyncio itself refers to its tasks weakly
 
     def relay(self, party: str, target: Address) -> Address:
         """An address on loopback that leads to ``target`` and counts what passes as the party's."""
@@ -56,25 +57,33 @@ class Meters:
 
     async def _listen(self, party: str, target: Address) -> Address:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._add(party, connections=1)
-            try:
-                far_reader, far_writer = await asyncio.open_connection(target.host, target.port)
-            except OSError:
-                writer.transport.abort()  # as if nobody listened
-                return
-            up = self._pump(reader, far_writer, party, up=True)
-            down = self._pump(far_reader, writer, party, up=False)
-            try:
-                await asyncio.gather(up, down)
-            except OSError:
-                pass  # one side broke off; the other learns of it
-            finally:
-                for end in (writer, far_writer):
-                    end.transport.abort() if end.transport.is_closing() else end.close()
+            carrying = asyncio.ensure_future(self._carry(reader, writer, party, target))
+            self._open.add(carrying)
+            carrying.add_done_callback(self._open.discard)
 
         server = await asyncio.start_server(serve, _HOST, 0, limit=_CHUNK_BYTES)
         self._servers.append(server)
         return Address(_HOST, server.sockets[0].getsockname()[1])
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, party: str, target: Address
+    ) -> None:
+        """One connection, to its end."""
+        self._add(party, connections=1)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(target.host, target.port)
+        except OSError:
+            writer.transport.abort()  # as if nobody listened
+            return
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pump(reader, far_writer, party, up=True))
+                both.create_task(self._pump(far_reader, writer, party, up=False))
+        except* OSError:
+            pass  # one side broke off; the other learns of it
+        finally:
+            writer.close()
+            far_writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, party: str, *, up: bool) -> None:
         while data := await reader.read(_CHUNK_BYTES):

@@ -18,7 +18,7 @@ from protos import artefact
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--clients 3 --rounds 2 --local-epochs 1 --architecture convnet:8 --images-per-class 1,2 --iterations 4 "
-    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3"
+    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3 --tensorboard"
 ).split()
 
 
@@ -95,6 +95,11 @@ def test_what_is_printed(run):
     for wanted in ("federation rounds 2/2", "synthesis 2/class 4/4", "stationarity", "teacher's weights"):
         assert wanted in printed
     assert "Traceback" not in printed
+
+
+def test_the_curves_are_written_while_the_run_goes_on(run):
+    [events] = (run[0] / "runs" / "latest" / "tensorboard").glob("events.out.tfevents.*")
+    assert events.stat().st_size > 500
 
 
 def test_nothing_is_left_behind(run):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import json
 import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -123,20 +125,21 @@ def test_a_deployments_rounds_parties_and_purposes():
 
 @pytest.fixture
 def echo():
-    """A server that answers a request of known length with twice as much, and goes on to the next."""
+    """A server that answers what it was sent with twice as much."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
+        def answer(peer):
+            with peer, contextlib.suppress(OSError):
+                got = b""
+                while data := peer.recv(65536):
+                    got += data
+                peer.sendall(got * 2)
+
         def serve():
-            while True:
-                try:
+            with contextlib.suppress(OSError):
+                while True:
                     peer, _ = listening.accept()
-                except OSError:
-                    return
-                with peer:
-                    got = b""
-                    while data := peer.recv(65536):
-                        got += data
-                    peer.sendall(got * 2)
+                    threading.Thread(target=answer, args=(peer,), daemon=True).start()
 
         threading.Thread(target=serve, daemon=True).start()
         yield Address("127.0.0.1", listening.getsockname()[1])
@@ -167,6 +170,22 @@ def test_a_relay_counts_every_byte_both_ways_and_changes_none(echo):
         assert counted.read()["second"] == Count(5 * len(content), 10 * len(content), 5)
     with pytest.raises(OSError):
         ask(first, b"x")  # gone with the meters
+
+
+def test_a_peer_that_breaks_off_ends_its_connection_alone_and_an_open_one_ends_with_the_meters(echo, caplog):
+    with meters() as counted:
+        address = counted.relay("party", echo)
+        for _ in range(20):
+            peer = socket.create_connection((address.host, address.port), timeout=10)
+            peer.sendall(b"half")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no farewell
+            peer.close()
+        open_still = socket.create_connection((address.host, address.port), timeout=10)
+        gc.collect()
+        assert ask(address, b"x") == b"xx"
+    assert open_still.recv(1) == b""
+    open_still.close()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_relay_to_nobody_refuses_and_the_others_go_on(echo):
