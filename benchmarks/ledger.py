@@ -232,26 +232,31 @@ def of_measured(measured: Measured) -> dict[str, Any]:
 
 @click.command()
 @click.option("--models", default="convnet:8,convnet:64,resnet18:32", show_default=True)
+@click.option(
+    "--how", default="sockets,interfaces", show_default=True, help="What to measure; the file keeps the rest."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/ledger.json"), show_default=True)
-def main(models: str, out: Path) -> None:
+def main(models: str, how: str, out: Path) -> None:
     """Measure every model both ways."""
-    found: list[dict[str, Any]] = []
+    content = json.loads(out.read_text()) if out.exists() else {"models": []}
+    content["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+    found = {row["model"]: row for row in content["models"]}
     for model in models.split(","):
         settings = replace(SETTINGS, architecture=model)
+        row = found.setdefault(model, {"model": model})
         with tempfile.TemporaryDirectory(prefix="dsv-ledger-") as folder:
-            row: dict[str, Any] = {"model": model}
-            row["sockets"] = of_measured(sockets(settings, Path(folder) / "local"))
-            if reason := permitted():
+            if "sockets" in how:
+                row["sockets"] = of_measured(sockets(settings, Path(folder) / "local"))
+            if "interfaces" in how and (reason := permitted()):
                 print(f"interfaces not measured: {reason}")
-            else:
+            elif "interfaces" in how:
                 (Path(folder) / "machines").mkdir()
                 measured, again, links = interfaces(settings, Path(folder) / "machines")
                 row["interfaces"] = {**of_measured(measured), "segments_sent_again": again, "links": links}
-        found.append(row)
-        content = {"machine": f"{platform.machine()}, Python {platform.python_version()}", "models": found}
+        content["models"] = list(found.values())
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1) + "\n")
-    print(as_markdown(found))
+    print(as_markdown(content["models"]))
 
 
 def as_markdown(found: list[dict[str, Any]]) -> str:
