@@ -125,6 +125,7 @@ cli.add_command(cli_study.mix)
 for _command in (cli_savings.ledger, cli_savings.savings, cli_savings.tensorboard):
     cli.add_command(_command)
 cli.add_command(cli_deploy.certs)
+cli_deploy.deploy.add_command(cli_savings.meter)
 cli.add_command(cli_deploy.deploy)
 cli.add_command(cli_deploy.doctor)
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
+from deploy.addresses import Address
 from deploy.options import QUIET
+from dsv import DsvError
+
+_METER_PORT = 9096
+_WRITE_EVERY_S = 5.0
 
 _RUN = click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"))
 _OUT = click.option(
@@ -88,3 +93,46 @@ def tensorboard(run: Path, logdir: Path | None) -> None:
 
     folder = logdir or run / "tensorboard"
     click.echo(f"{write_curves(run, folder)} points; look at them with: tensorboard --logdir {folder}")
+
+
+@click.command()
+@click.option("--server", required=True, type=Address.parse, help="Where what passes is sent on to.")
+@click.option(
+    "--port", default=_METER_PORT, show_default=True, type=click.IntRange(1, 65535), help="TCP port on loopback."
+)
+@click.option("--party", default="device", show_default=True, help="Whose bytes they are, in the ledger.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=Path("state"),
+    show_default=True,
+    help="Folder that takes ledger.json.",
+)
+def meter(server: Address, port: int, party: str, state: Path) -> None:
+    """Count what crosses the sockets between this machine and a server, until interrupted.
+
+    Give 'dsv deploy supernode' or 'dsv bootstrap' localhost:PORT as their server. TLS passes through unopened.
+    'dsv ledger STATE' shows the sums.
+    """
+    import time
+
+    from deploy.ledger import LEDGER_FILE, print_ledger, sums_of, write_ledger
+    from deploy.meter import meters
+
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DsvError(f"cannot use the state folder {state}: {error.strerror}; name another") from None
+    with meters() as counted:
+        counted.relay(party, server, port)
+        click.echo(f"counting what passes localhost:{port} on its way to {server}")
+        try:
+            while True:
+                write_ledger(state / LEDGER_FILE, sums_of(counted.read()))
+                time.sleep(_WRITE_EVERY_S)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            rows = sums_of(counted.read())
+            write_ledger(state / LEDGER_FILE, rows)
+            print_ledger(rows, state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.finished_run import read_result
+from deploy.meter import Count
 from deploy.report import format_bytes
 from deploy.result import LedgerRow
 from deploy.rows import as_row
@@ -83,11 +84,27 @@ def _settled(sizes_bytes: Sequence[int], needed: Sequence[int]) -> list[int]:
     return sizes
 
 
+def sums_of(counts: Mapping[str, Count]) -> list[LedgerRow]:
+    """Rows of counters that know parties and directions alone."""
+    rows = []
+    for party, count in counts.items():
+        rows.append(LedgerRow(0, party, TRANSPORT, "up", count.up_bytes))
+        rows.append(LedgerRow(0, party, TRANSPORT, "down", count.down_bytes))
+    return rows
+
+
 def write_ledger(path: Path, rows: Sequence[LedgerRow]) -> None:
-    """Write a deployment's ledger, whole or not at all."""
+    """Write a deployment's ledger, whole or not at all.
+
+    Raises:
+        DsvError: it cannot be written.
+    """
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"ledger": ledger_rows(rows)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps({"ledger": ledger_rows(rows)}, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DsvError(f"cannot write {path}: {error.strerror}; name another folder") from None
 
 
 def read_ledger(folder: Path) -> list[LedgerRow]:

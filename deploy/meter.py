@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.addresses import Address
+from dsv import DsvError
 
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 65536
@@ -38,10 +39,20 @@ class Meters:
     _servers: list[asyncio.Server] = field(default_factory=list)
     _open: set[asyncio.Task[None]] = field(default_factory=set)  # asyncio itself refers to its tasks weakly
 
-    def relay(self, party: str, target: Address) -> Address:
-        """An address on loopback that leads to ``target`` and counts what passes as the party's."""
+    def relay(self, party: str, target: Address, port: int = 0) -> Address:
+        """An address on loopback that leads to ``target`` and counts what passes as the party's.
+
+        Args:
+            port: TCP port; 0 takes a free one.
+
+        Raises:
+            DsvError: the port is taken.
+        """
         self._counts[party] = Count()
-        return self._run(self._listen(party, target))
+        try:
+            return self._run(self._listen(party, target, port))
+        except OSError as error:
+            raise DsvError(f"cannot listen on {_HOST}:{port}: {error.strerror}; choose another port") from None
 
     def read(self) -> dict[str, Count]:
         """What every party has moved so far."""
@@ -55,13 +66,13 @@ class Meters:
     def _run(self, work: Coroutine[Any, Any, Address]) -> Address:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(_START_TIMEOUT_S)
 
-    async def _listen(self, party: str, target: Address) -> Address:
+    async def _listen(self, party: str, target: Address, port: int) -> Address:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             carrying = asyncio.ensure_future(self._carry(reader, writer, party, target))
             self._open.add(carrying)
             carrying.add_done_callback(self._open.discard)
 
-        server = await asyncio.start_server(serve, _HOST, 0, limit=_CHUNK_BYTES)
+        server = await asyncio.start_server(serve, _HOST, port, limit=_CHUNK_BYTES)
         self._servers.append(server)
         return Address(_HOST, server.sockets[0].getsockname()[1])
 
