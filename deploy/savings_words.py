@@ -79,10 +79,10 @@ def _range(found: Range | None) -> str:
 
 def _size(dsv: Way, rival: Way, parameters: int) -> str:
     equal = parameters_of_equal_size(dsv.newcomer_down_bytes, rival.newcomer_down_bytes, parameters)
-    who = "the weights are the smaller thing to send" if parameters < equal else "the DSVs are"
+    smaller = "the weights are" if parameters < equal else "the DSVs are"
     return (
         f"{NAMES[rival.kind]}: a model of {equal:,} parameters is as small as this release "
-        f"({short_bytes(dsv.newcomer_down_bytes)}); this one has {parameters:,}, so {who}."
+        f"({short_bytes(dsv.newcomer_down_bytes)}); this one has {parameters:,}, so {smaller} smaller to send."
     )
 
 
