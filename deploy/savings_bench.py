@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,13 @@ _QUANTISED = {
 
 
 class SavingsBench:
-    """Measures every way for one finished run."""
+    """Measures every way for one finished run.
+
+    It takes as long as a few newcomers, one client with all images, and two syntheses, one of them from an ensemble.
+
+    Raises:
+        DsvError: the run's images are gone, or do not fit.
+    """
 
     def __init__(self, run: FinishedRun, display: Display) -> None:
         self._run, self._display = run, display
@@ -47,26 +53,31 @@ class SavingsBench:
         self._device = run.settings.device
         self._seconds = 0.0
 
-    def ways(self, accuracy: float, one_shot: Sequence[str]) -> list[Way]:
-        """All ways, measured; takes as long as a few newcomers, one client with all images, and two syntheses.
+    def parts(
+        self, measured: Sequence[Way], target: float, one_shot: Sequence[str]
+    ) -> Iterator[Callable[[], Iterable[Way]]]:
+        """What is still to be measured, cheap things first: each part, when it is called, measures its ways.
 
         Args:
-            accuracy: that the ways will be compared at, 0 to 1; 0 takes that of the run's best DSVs.
+            measured: ways that an earlier call has measured; their kinds are left out.
+            target: the accuracy that the ways will be compared at, 0 to 1; 0 takes that of the run's best DSVs.
             one_shot: teachers of the one-shot way: ``average``, ``ensemble``, both or none.
-
-        Raises:
-            DsvError: the run's images are gone, or do not fit.
         """
-        self._seconds = self._training_s()
+        have = {way.kind for way in measured}
+        known = [way.training_s for way in measured if way.kind is Kind.FEDAVG_DSV]
+        self._seconds = known[0] if known else self._training_s()
         dsv = ways_of.fedavg_dsv(self._run, self._seconds)
-        target = accuracy or target_of(dsv)
-        return [
-            *self._raw_images(),
-            *self._federated(target),
-            *self._one_shot(one_shot),
-            *dsv,
-            *self._random_real(target),
-        ]
+        target = target or target_of(dsv)
+        if Kind.FEDAVG_DSV not in have:
+            yield lambda: dsv
+        if Kind.FEDAVG not in have:
+            yield lambda: self._federated(target)
+        if Kind.RANDOM_REAL not in have:
+            yield lambda: self._random_real(target)
+        if Kind.RAW_IMAGES not in have:
+            yield self._raw_images
+        if Kind.ONE_SHOT_DSV not in have and one_shot:
+            yield lambda: self._one_shot(one_shot)
 
     def _test(self, model: nn.Module) -> float:
         task = self._run.settings.task()
@@ -116,8 +127,9 @@ class SavingsBench:
             device=self._device,
             on_step=self._every("all images on the server", config.steps),
         )
-        size_bytes = sent_as(model, "float32").size_bytes
-        yield ways_of.raw_images(self._run, size_bytes, self._test(model))
+        for bits in ("float32", "int8"):
+            sent = sent_as(model, bits)
+            yield ways_of.raw_images(self._run, bits, sent.size_bytes, self._test(sent.model))
 
     def _every(self, name: str, total: int) -> Callable[[int, float], None]:
         def on_step(done: int, loss: float) -> None:
@@ -142,8 +154,6 @@ class SavingsBench:
                     yield ways_of.weights(self._run, kind, number, sent.size_bytes, reached)
 
     def _one_shot(self, wanted: Sequence[str]) -> Iterator[Way]:
-        if not wanted:
-            return
         settings, name = self._run.settings, "clients, one shot"
         made = one_shot(
             settings, self._data.train, self._data.parts, lambda done, of: self._display.update(name, done, of, "")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from deploy.finished_run import FinishedRun
 from deploy.progress import Display
+from deploy.savings import Kind
 from deploy.savings_bench import SavingsBench
 from deploy.savings_file import FILE_NAME, Savings, read_ways, target_of
 from deploy.savings_report import FOOTNOTE, savings_rows, sheets
@@ -28,22 +29,31 @@ class SavingsOptions:
 
 
 def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savings:
-    """The comparison for a finished run, from its ``savings.json`` where there is one, else measured now.
+    """The comparison for a finished run: what its ``savings.json`` holds, and what that lacks, measured now.
+
+    Every part is in that file as soon as it is measured; a call that was cut off goes on.
 
     Raises:
         DsvError: no finished run, or its images are gone.
     """
     run = FinishedRun.open(folder)
     path = folder / FILE_NAME
-    kept = path.exists() and not options.again
-    ways = read_ways(path) if kept else SavingsBench(run, display).ways(options.accuracy, options.one_shot)
-    target = options.accuracy or target_of(ways)
     parameters = sum(parameter.numel() for parameter in run.teacher().model.parameters())
-    found = Savings(tuple(ways), target, parameters)
-    found.write(path)
-    if kept:
+    ways = [] if options.again or not path.exists() else list(read_ways(path))
+
+    def kept() -> Savings:
+        found = Savings(tuple(ways), options.accuracy or target_of(ways), parameters)
+        found.write(path)
+        return found
+
+    if ways:
         display.say(f"measured before: {path}; --again measures anew")
-    return found
+    missing = set(Kind) - {way.kind for way in ways}
+    if missing - (set() if options.one_shot else {Kind.ONE_SHOT_DSV, Kind.ONE_SHOT_WEIGHTS}):
+        for part in SavingsBench(run, display).parts(ways, options.accuracy, options.one_shot):
+            ways += part()
+            kept()
+    return kept()
 
 
 def show(found: Savings, markdown: Path | None, out: Sequence[Path]) -> None:

@@ -74,12 +74,12 @@ def weights(run: FinishedRun, kind: Kind, rounds: int, size_bytes: int, accuracy
     )
 
 
-def raw_images(run: FinishedRun, size_bytes: int, accuracy: float) -> Way:
+def raw_images(run: FinishedRun, bits: str, size_bytes: int, accuracy: float) -> Way:
     """Every client uploads its images as they are stored; a model trained on all of them is sent to newcomers."""
     ledger = run.result.ledger
     return Way(
         kind=Kind.RAW_IMAGES,
-        variant="all of them",
+        variant=f"all, then weights {bits}",
         architecture=run.result.teacher.architecture,
         accuracy_mean=accuracy,
         accuracy_std=0.0,

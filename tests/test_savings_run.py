@@ -107,6 +107,17 @@ def test_every_way_is_there_and_its_bytes_are_the_ledgers(measured):
     assert [teacher.split()[0] for teacher in teachers] == ["average", "ensemble"]
 
 
+def test_a_call_that_was_cut_off_measures_the_rest_alone(run, measured):
+    path = run / "savings.json"
+    before = json.loads(path.read_text())["ways"]
+    path.write_text(json.dumps({"ways": [row for row in before if row["kind"] != "raw_images"]}))
+    done = dsv("savings", run, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "all images on the server" in done.output and "one shot" not in done.output
+    after = json.loads(path.read_text())["ways"]
+    assert sorted(map(str, after)) == sorted(map(str, before))
+
+
 def test_random_real_images_are_tried_until_they_are_good_enough(measured):
     tried = [row for row in measured[0]["ways"] if row["kind"] == "random_real"]
     assert tried[0]["accuracy_mean"] == 0.11 and tried[0]["newcomer_down_bytes"] == 10 * 66  # the run's own row
