@@ -24,8 +24,8 @@ from torch import Tensor
 
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
 from benchmarks.zero_shot_methods import Bench, Made, make, permitted
-from benchmarks.zero_shot_weights import PRECISIONS, quantised
 from client.bootstrap import newcomer_training, train_newcomer
+from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
 from dsv import ModelSpec, Provenance, SupportSet, accuracy, build_model, model_digest, predict
 from protos import artefact
 
@@ -138,9 +138,9 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
                 accuracy_std=round(deviation, 4),
             )
         )
-    for precision in PRECISIONS:
-        model, size_bytes = quantised(teacher, precision)
-        reached = accuracy(model, images.test, images.test_labels, task)
+    for precision in (FLOAT32, FLOAT16, INT8):
+        sent = sent_as(teacher.model, precision)
+        reached = accuracy(sent.model, images.test, images.test_labels, task)
         rows.append(
             dataclasses.replace(
                 base,
@@ -148,13 +148,13 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
                 student=str(teacher.spec),
                 student_steps=0,
                 accuracy_mean=round(reached, 4),
-                release_bytes=size_bytes,
+                release_bytes=sent.size_bytes,
             )
         )
     if bench.trajectory.one_shot:
         seen = bench.trajectory.ensemble(images.test, bench.device)
         reached = float((seen.argmax(dim=1) == images.test_labels).float().mean())
-        sent = quantised(teacher, "fp32")[1] * len(bench.trajectory.counts)
+        size_bytes = sent_as(teacher.model, FLOAT32).size_bytes * len(bench.trajectory.counts)
         rows.append(
             dataclasses.replace(
                 base,
@@ -162,7 +162,7 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
                 student=str(teacher.spec),
                 student_steps=0,
                 accuracy_mean=round(reached, 4),
-                release_bytes=sent,
+                release_bytes=size_bytes,
             )
         )
     return rows

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from benchmarks.zero_shot_federations import Images, Trajectory
 from benchmarks.zero_shot_rivals import RealData, batch_norm_inversion, distribution_matching, gradient_matching
+from deploy.one_shot import Ensemble
 from dsv import (
     PRESETS,
     Anchors,
@@ -171,6 +172,19 @@ def _dsv(config: SynthesisConfig, *, public: bool = False, anchors: Callable[[Be
     return make
 
 
+def _ensemble(bench: Bench, per_class: int, seed: int) -> Made:
+    """The end point of the clients' ensemble as one network, at as many times the cost as there are clients."""
+    models = [bench.trajectory.checkpoint(state).model for state in bench.trajectory.clients[-1]]
+    found = synthesize(
+        Ensemble(models),
+        bench.trajectory.task,
+        replace(_DEFAULT, images_per_class=per_class, iterations=bench.iterations),
+        seed=seed,
+        compute=Compute(bench.device),
+    )
+    return Made(found.images, found.labels, "noise", 0)
+
+
 def _chosen(bench: Bench, per_class: int, seed: int) -> Made:
     """The largest multipliers of a synthesis of three times as many."""
     made = synthesize(
@@ -224,6 +238,7 @@ METHODS: dict[str, Method] = {
     "DSV, rounds' updates": _dsv(_DEFAULT, anchors=_round_updates),
     "DSV, clients' updates": _dsv(_DEFAULT, anchors=_client_updates),
     "DSV, clients' end points": _dsv(_DEFAULT, anchors=_client_end_points),
+    "DSV, clients' ensemble": _ensemble,
     "DSV, chosen of three times as many": _chosen,
 }
 """By the name in the table. Every one is evaluated with hard and with the teacher's soft labels."""
@@ -233,6 +248,8 @@ def permitted(bench: Bench) -> list[str]:
     """Methods that this bench has what they need for."""
     norm = bench.trajectory.spec.norm
     without = {name for name in METHODS if "public crops" in name} if bench.crops_folder is None else set()
+    if not bench.trajectory.one_shot:
+        without |= {"DSV, clients' end points", "DSV, clients' ensemble"}
     return [name for name in METHODS if name not in without and (norm == "batch" or "batch-norm" not in name)]
 
 

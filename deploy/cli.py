@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from deploy import cli_deploy, cli_distribution, cli_pages, cli_study, evidence
+from deploy import cli_deploy, cli_distribution, cli_pages, cli_savings, cli_study, evidence
 from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -138,7 +138,10 @@ cli.add_command(cli_study.edit)
 cli.add_command(cli_study.mix)
 cli.add_command(cli_pages.report)
 cli.add_command(cli_pages.gallery)
+for _command in (cli_savings.ledger, cli_savings.savings, cli_savings.tensorboard):
+    cli.add_command(_command)
 cli.add_command(cli_deploy.certs)
+cli_deploy.deploy.add_command(cli_savings.meter)
 cli.add_command(cli_deploy.deploy)
 cli.add_command(cli_deploy.doctor)
 

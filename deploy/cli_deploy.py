@@ -126,8 +126,7 @@ def register(address: Address, authority: Path | None, public_keys: tuple[Path, 
 
     with control(address, authority) as way:
         for key in public_keys:
-            way.register(key)
-            click.echo(f"registered {key}")
+            click.echo(f"registered {key} as node {way.register(key)}")
 
 
 @deploy.command()
@@ -199,6 +198,7 @@ def run(address: Address, authority: Path | None, **values: Any) -> None:
 @QUIET
 def local(device_data: tuple[Path, ...], nodes: int, stay: bool, out: Path, quiet: bool, **values: Any) -> None:
     """A whole deployment on this machine with TLS and authentication, one federation over it, and its end."""
+    from deploy.ledger import print_ledger, read_ledger
     from deploy.local import LocalOptions, local_deployment
     from deploy.progress import display
 
@@ -209,11 +209,14 @@ def local(device_data: tuple[Path, ...], nodes: int, stay: bool, out: Path, quie
     ):
         deployment.run(shown)
         shown.say(f"releases: {deployment.settings.store}")
+        folder = deployment.write_ledger()
         if stay:
             trusted = f"--ca {deployment.authority} --trust {deployment.root}"
             shown.say(f"newcomers: dsv bootstrap --server {deployment.distribution} {trusted}")
             shown.say("everything stays up; interrupt to end it")
             _await_interrupt()
+            deployment.write_ledger()  # with what newcomers have fetched
+    print_ledger(read_ledger(folder), folder)
 
 
 def _await_interrupt() -> None:

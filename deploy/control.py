@@ -39,15 +39,15 @@ class Control:
     authority: Path | None
     home: Path
 
-    def register(self, public_key: Path) -> None:
-        """Admit the SuperNode that has this key.
+    def register(self, public_key: Path) -> int:
+        """Admit the SuperNode that has this key and return the id that Flower gives it.
 
         Raises:
             DsvError: refused, or unreachable.
         """
         if not public_key.is_file():
             raise DsvError(f"{public_key} is missing; it is node.pub in a folder nodes/NAME of 'dsv certs'")
-        self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)
+        return int(self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)["node-id"])
 
     def unregister(self, node: int) -> None:
         """Shut a SuperNode out; its next sign of life is refused."""

@@ -14,9 +14,13 @@ from pathlib import Path
 
 from client.data import folder_classes
 from deploy.addresses import Address
-from deploy.certificates import NODES, OPERATOR, SERVER, make_certificates
+from deploy.certificates import NODES, SERVER, make_certificates
+from deploy.certificates import OPERATOR as OPERATOR_CERTIFICATES
 from deploy.control import Control, control
+from deploy.deployed_ledger import NEWCOMERS, OPERATOR, DeployedLedger
 from deploy.device_folders import digit_settings, write_digit_folders
+from deploy.ledger import LEDGER_FILE, write_ledger
+from deploy.meter import Meters, meters
 from deploy.processes import await_answer, flower_process, free_port, tool
 from deploy.progress import Display, show_event
 from deploy.proxy import has_nginx
@@ -57,6 +61,7 @@ class LocalDeployment:
         settings: of the run, with data, classes and folders filled in.
         distribution: address of the distribution service, which speaks TLS.
         root: root.json of the store, which newcomers are handed.
+        ledger: what crosses the sockets of every party; all of them speak through relays that count.
     """
 
     folder: Path
@@ -67,6 +72,7 @@ class LocalDeployment:
     settings: RunSettings
     distribution: Address
     root: Path
+    ledger: DeployedLedger
 
     @property
     def authority(self) -> Path:
@@ -91,7 +97,13 @@ class LocalDeployment:
 
         run = self.control.start(self.settings.to_run_config())
         display.say(f"run {run} over {self.server}; its folder: {run_dir}")
-        self.control.await_end(run, finished=finished)
+        with self.ledger.following(run_dir):
+            self.control.await_end(run, finished=finished)
+
+    def write_ledger(self) -> Path:
+        """Write what has crossed the sockets so far into the deployment's folder."""
+        write_ledger(self.folder / LEDGER_FILE, self.ledger.rows())
+        return self.folder
 
 
 def _raise_failure(event: Event) -> None:
@@ -116,14 +128,17 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     settings = replace(settings, run_dir=str(folder / "run"), store=str(folder / STORE_FOLDER))
     (folder / STORE_FOLDER).mkdir()
     with ExitStack() as stack:
-        start = _Starter(folder, stack)
+        counted = stack.enter_context(meters())
+        start = _Starter(folder, stack, counted)
         superlink, server, way = start.server(display)
-        for name in names:
-            way.register(folder / "certs" / NODES / name / "node.pub")
-        supernodes = tuple(start.supernode(name, root, server) for name, root in zip(names, data, strict=True))
+        nodes = {name: way.register(folder / "certs" / NODES / name / "node.pub") for name in names}
+        supernodes = tuple(
+            start.supernode(name, root, counted.relay(name, server)) for name, root in zip(names, data, strict=True)
+        )
         distribution, root = start.distribution()
         display.say(f"{len(names)} SuperNodes with keys of their own; newcomers: {distribution}")
-        yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution, root)
+        ledger = DeployedLedger(counted, nodes)
+        yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution, root, ledger)
 
 
 def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[RunSettings, Sequence[Path]]:
@@ -139,6 +154,7 @@ def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[R
 class _Starter:
     folder: Path
     stack: ExitStack
+    counted: Meters
 
     def server(self, display: Display) -> tuple[subprocess.Popen[bytes], Address, Control]:
         """SuperLink and proxies: the process, the address for SuperNodes, the operator's way in."""
@@ -148,15 +164,15 @@ class _Starter:
         self._await(superlink, f"https://{own}/health", "superlink", authority)
         if not has_nginx():
             display.say("nginx is not installed: no proxy in front of the SuperLink, which listens on loopback alone")
-            return superlink, own, self.stack.enter_context(control(own, authority))
+            return superlink, own, self.stack.enter_context(control(self.counted.relay(OPERATOR, own), authority))
         gate, operator = Address(_HOST, free_port()), Address(_HOST, free_port())
         options = ("--certs", str(certificates), "--listen", str(gate), "--superlink-port", str(own.port))
         self._await(self._dsv("proxy", *options), f"https://{gate}/health", "proxy", authority)
         options = (
             "--certs",
-            str(self.folder / "certs" / OPERATOR),
+            str(self.folder / "certs" / OPERATOR_CERTIFICATES),
             "--server",
-            str(gate),
+            str(self.counted.relay(OPERATOR, gate)),
             "--port",
             str(operator.port),
         )
@@ -181,7 +197,7 @@ class _Starter:
         self.stack.enter_context(flower_process(command, self.folder / "serve", self.folder / "serve.log"))
         root = self.folder / "root.json"
         shutil.copyfile(made.stdout.splitlines()[0].rpartition(": ")[2], root)
-        return address, root
+        return self.counted.relay(NEWCOMERS, address), root
 
     def _dsv(self, part: str, *options: str, name: str = "") -> subprocess.Popen[bytes]:
         state = self.folder / (name or part)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +15,7 @@ from client.data import ImageSplit
 from client.download import Download
 from deploy.options import HarnessSettings
 from deploy.result import ConfusionRow, NewcomerRow, RivalRow
+from deploy.workers import workers
 from dsv import ModelSpec, Task, accuracy, build_model, confusion_counts, noise_pixels, predict, to_uint8
 from protos import artefact
 from protos.checkpoint import Checkpoint
@@ -43,8 +42,8 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One row to come: its trainings differ in the seed alone."""
+class Job:
+    """One row to come: its trainings differ in the seed alone. ``data`` goes from the seed to images and targets."""
 
     name: str
     architecture: str
@@ -52,7 +51,7 @@ class _Job:
     labels: str
     downloaded_bytes: int
     digest: str
-    data: Callable[[int], tuple[Tensor, Tensor]]  # from seed to images and targets
+    data: Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     """One trained model on the test images."""
 
     accuracy: float
@@ -80,8 +79,8 @@ def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> Measure
     """
     newcomers = _newcomer_jobs(bench, downloads)
     rivals = [job for count in downloads for job in _rival_jobs(bench, count)]
-    outcomes = _run(bench, newcomers + rivals, note)
-    rows = [_summary([outcome.accuracy for outcome in own]) for own in outcomes]
+    outcomes = run_jobs(bench, newcomers + rivals, note)
+    rows = [summary([outcome.accuracy for outcome in own]) for own in outcomes]
     newcomer_rows = [
         NewcomerRow(j.architecture, j.images_per_class, j.labels, *row, j.downloaded_bytes, j.digest)
         for j, row in zip(newcomers, rows, strict=False)
@@ -107,24 +106,23 @@ def confusion_row(
     return ConfusionRow(model, architecture, images_per_class, labels, cells)
 
 
-def _newcomer_jobs(bench: Bench, downloads: dict[int, Download]) -> list[_Job]:
+def _newcomer_jobs(bench: Bench, downloads: dict[int, Download]) -> list[Job]:
     jobs = []
     for architecture in bench.harness.architectures:
         for count, got in downloads.items():
             for labels in ("hard", "soft"):
                 pair = (got.support_set.images, got.support_set.targets(labels))
-                data = _same_for_every_seed(*pair)
-                jobs.append(
-                    _Job("dsv", architecture, count, labels, got.bytes_down, artefact.digest(got.content), data)
-                )
+                data = same_for_every_seed(*pair)
+                jobs.append(Job("dsv", architecture, count, labels, got.bytes_down, artefact.digest(got.content), data))
     return jobs
 
 
-def _same_for_every_seed(images: Tensor, targets: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+def same_for_every_seed(images: Tensor, targets: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Data of a job that draws none."""
     return lambda seed: (images, targets)
 
 
-def _rival_jobs(bench: Bench, count: int) -> list[_Job]:
+def _rival_jobs(bench: Bench, count: int) -> list[Job]:
     """The same number of other images, noise and random real ones, in the releases' encoding.
 
     Bytes are those of the encoded pixels and the labels, of the first seed's images.
@@ -144,10 +142,10 @@ def _rival_jobs(bench: Bench, count: int) -> list[_Job]:
         drawn, _ = real_hard(seed)
         return drawn, _soft(bench, drawn)
 
-    def job(name: str, labels: str, data: Callable[[int], tuple[Tensor, Tensor]]) -> _Job:
+    def job(name: str, labels: str, data: Callable[[int], tuple[Tensor, Tensor]]) -> Job:
         first = data(bench.seed + 1)[0]
         label_bytes = len(first) * bench.encoding.label_bytes(task, soft=labels == "soft")
-        return _Job(name, architecture, count, labels, _released(bench, first)[1] + label_bytes, "", data)
+        return Job(name, architecture, count, labels, _released(bench, first)[1] + label_bytes, "", data)
 
     return [
         job("noise_soft", "soft", noise),
@@ -183,7 +181,7 @@ def _untrained(bench: Bench, architecture: str) -> RivalRow:
     spec = ModelSpec.parse(architecture, bench.teacher.task)
     seeds = range(bench.seed + 1, bench.seed + 1 + bench.harness.newcomer_seeds)
     values = [_test(bench, build_model(spec, seed=seed, device=bench.device)) for seed in seeds]
-    return RivalRow("untrained", architecture, 0, *_summary(values), 0)
+    return RivalRow("untrained", architecture, 0, *summary(values), 0)
 
 
 def client_ensemble(bench: Bench, weights_bytes: int) -> RivalRow:
@@ -202,22 +200,22 @@ def _test(bench: Bench, model: torch.nn.Module) -> float:
     return accuracy(model, bench.test_images, bench.test_labels, bench.teacher.task, device=bench.device)
 
 
-def _run(bench: Bench, jobs: list[_Job], note: Note) -> list[list[_Outcome]]:
+def run_jobs(bench: Bench, jobs: list[Job], note: Note) -> list[list[Outcome]]:
     """Outcomes of every job, one per seed. Seeds start beside the teacher's own."""
     harness, task = bench.harness, bench.teacher.task
     config = newcomer_training(harness.newcomer_steps)
 
-    def once(job: _Job, seed: int) -> _Outcome:
+    def once(job: Job, seed: int) -> Outcome:
         images, targets = job.data(seed)
         model = train_newcomer(job.architecture, images, targets, task, config, seed=seed, device=bench.device)
         seen = predict(model, bench.test_images, task, device=bench.device)
         score = float((seen.argmax(dim=1) == bench.test_labels).float().mean())
-        return _Outcome(score, confusion_counts(seen, bench.test_labels))
+        return Outcome(score, confusion_counts(seen, bench.test_labels))
 
     seeds = range(bench.seed + 1, bench.seed + 1 + harness.newcomer_seeds)
-    with _workers(bench.device) as pool:
+    with workers(bench.device) as pool:
         futures = {pool.submit(once, job, seed): (at, k) for at, job in enumerate(jobs) for k, seed in enumerate(seeds)}
-        results = [[_Outcome(0.0, torch.empty(0))] * len(seeds) for _ in jobs]
+        results = [[Outcome(0.0, torch.empty(0))] * len(seeds) for _ in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             at, k = futures[future]
             results[at][k] = future.result()
@@ -227,18 +225,6 @@ def _run(bench: Bench, jobs: list[_Job], note: Note) -> list[list[_Outcome]]:
     return results
 
 
-@contextmanager
-def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
-    """One training per core on a CPU (small models do not fill two), one at a time on a GPU."""
-    cores = len(os.sched_getaffinity(0)) if device == "cpu" else 1
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1 if device == "cpu" else threads,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-def _summary(values: list[float]) -> tuple[float, float]:
+def summary(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

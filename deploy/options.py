@@ -34,6 +34,9 @@ class HarnessSettings:
     )
     newcomer_seeds: int = option(3, "runs behind each mean and standard deviation")
     newcomer_steps: int = option(NEWCOMER_STEPS, "optimiser steps of a newcomer and of every rival")
+    tensorboard: bool = option(
+        False, "write the curves for TensorBoard while they grow, into tensorboard/ in the run's folder"
+    )
 
     def __post_init__(self) -> None:
         if self.clients < 2:

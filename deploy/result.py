@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deploy.rows import MOST, as_row
 from dsv import DsvError
 
 _Row = TypeVar("_Row")
@@ -144,24 +145,13 @@ def read_result(path: Path) -> Result:
         raise DsvError(f"{path} is no result of a run ({error!r}); see docs/result.schema.json") from None
 
 
-_MOST = 1 << 63
-_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-
-
 def _row(kind: type[_Row], found: Any) -> _Row:
-    known = {entry.name: found[entry.name] for entry in fields(kind)}  # type: ignore[arg-type]
-    for entry in fields(kind):  # type: ignore[arg-type]
-        value = known[entry.name]
-        wanted = _TYPES.get(str(entry.type), (object,))
-        finite = not isinstance(value, (int, float)) or abs(value) < _MOST
-        if not isinstance(value, wanted) or isinstance(value, bool) or not finite:
-            raise ValueError(f"{entry.name} is {value!r}")
-    return kind(**known)
+    return as_row(kind, {entry.name: found[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
 
 
 def _confusion(found: Any) -> ConfusionRow:
     row = _row(ConfusionRow, found)
     counts = [(int(true), int(seen), int(count)) for true, seen, count in row.counts]
-    if any(true < 0 or seen < 0 or not 0 < count < _MOST for true, seen, count in counts):
+    if any(true < 0 or seen < 0 or not 0 < count < MOST for true, seen, count in counts):
         raise ValueError("counts are not [class, class, images above 0]")
     return replace(row, counts=counts)

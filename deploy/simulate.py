@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 from client.data import ImageSplit, check_images, folder_classes, open_split
 from client.download import Download, download
 from client.partition import partition_of, write_partition
+from deploy.curves import FOLDER as CURVES_FOLDER
+from deploy.curves import Curves, check_tensorboard, curves
 from deploy.flower import Simulation, simulation
 from deploy.measure import Bench, client_ensemble, confusion_row, measure
 from deploy.options import HarnessSettings
@@ -36,6 +39,7 @@ from server.events import (
     SynthesisDone,
     read_events,
 )
+from server.message_bytes import WEIGHTS
 from server.run_folder import (
     FLOWER_LOG,
     PARTITION_FILE,
@@ -94,6 +98,8 @@ def _with_folder_classes(settings: RunSettings) -> RunSettings:
 
 def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
     checked_device(settings.device)
+    if harness.tensorboard:
+        check_tensorboard()
     starting_model(settings)
     ImageEncoding(settings.image_encoding).check_works(settings.task())
     for architecture in harness.architectures:
@@ -120,17 +126,21 @@ def _federate(
     reader = EventReader(run_dir)
     done: list[Event] = []
 
-    def finished() -> bool:
+    def finished(into: Curves | None) -> bool:
         for event in reader.new():
             if isinstance(event, Failed):
                 raise DsvError(event.reason)
             if isinstance(event, SynthesisDone):
                 done.append(event)
+            if into is not None:
+                into.add(event)
             show_event(event, display)
         return bool(done)
 
     display.say(f"Flower simulates {harness.clients} clients; its log: {run_dir / FLOWER_LOG}")
-    flower.run(settings.to_run_config(), clients=harness.clients, log=run_dir / FLOWER_LOG, finished=finished)
+    log = run_dir / FLOWER_LOG
+    with curves(run_dir / CURVES_FOLDER) if harness.tensorboard else nullcontext() as into:
+        flower.run(settings.to_run_config(), clients=harness.clients, log=log, finished=lambda: finished(into))
 
 
 def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, data: _Data, display: Display) -> Result:
@@ -155,7 +165,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     moved = [e for e in events if isinstance(e, BytesMoved)]
     seen = predict(teacher.model, test_images, teacher.task, device=device)
     score = float((seen.argmax(dim=1) == data.test.labels).float().mean())
-    weights_bytes = max(e.bytes for e in moved if e.direction == "down")
+    weights_bytes = max(e.bytes for e in moved if (e.purpose, e.direction) == (WEIGHTS, "down"))
     if settings.trainable != WHOLE:  # a newcomer holds no backbone: taking the teacher means taking all of it
         weights_bytes = as_record(exchanged_tensors(teacher.model, WHOLE)).count_bytes()
     row = TeacherRow(str(teacher.spec), score, weights_bytes)

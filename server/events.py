@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from dsv import DsvError
 
@@ -14,13 +15,24 @@ FILE_NAME = "events.jsonl"
 
 @dataclass(frozen=True)
 class BytesMoved:
-    """One message between server and client, as Flower serialises it. Clients are numbered in order of node id."""
+    """One purpose's part of a message between server and client, as Flower serialises it.
+
+    ``purpose`` is ``weights`` or ``control`` (all else), ``direction`` is ``up`` or ``down``.
+    """
 
     round: int
     client: int
     purpose: str
     direction: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class ClientNumbered:
+    """A client is asked for the first time; those of one round are numbered in order of node id."""
+
+    client: int
+    node: int
 
 
 @dataclass(frozen=True)
@@ -91,11 +103,18 @@ class Failed:
     reason: str
 
 
-Event = BytesMoved | RoundDone | RoundEvaluated | FederationDone | IterationDone | Published | SynthesisDone | Failed
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (BytesMoved, RoundDone, RoundEvaluated, FederationDone, IterationDone, Published, SynthesisDone, Failed)
-}
+Event = (
+    BytesMoved
+    | ClientNumbered
+    | RoundDone
+    | RoundEvaluated
+    | FederationDone
+    | IterationDone
+    | Published
+    | SynthesisDone
+    | Failed
+)
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 class EventLog:

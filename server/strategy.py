@@ -9,14 +9,14 @@ from logging import WARNING
 
 import numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
 from protos import allowlist
 from protos.exchange import reply_layout
-from server.events import BytesMoved, RoundDone, RoundEvaluated
+from server.events import BytesMoved, ClientNumbered, RoundDone, RoundEvaluated
+from server.message_bytes import MessageBytes
 
 RoundCallback = Callable[[int, ArrayRecord], None]
 ClientsCallback = Callable[[list[ArrayRecord]], None]
@@ -52,7 +52,8 @@ class GuardedFedAvg(FedAvg):
         rounds: number of rounds, for the events.
         participation: which clients take part.
         upload_dtype: what clients send floats as; they are averaged in their original dtype.
-        on_event: receives ``BytesMoved`` of every message, ``RoundDone`` and, with an evaluation, ``RoundEvaluated``.
+        on_event: receives ``ClientNumbered`` of every client that is asked for the first time, ``BytesMoved`` of every
+            message, ``RoundDone`` and, with an evaluation, ``RoundEvaluated``.
         on_round: receives the round's number and its global model, 0 for the initial one.
         on_clients: receives what each client sent in the last round, before ``on_round`` is told of it; in an order
             that depends on the content alone.
@@ -63,7 +64,7 @@ class GuardedFedAvg(FedAvg):
         initial: ArrayRecord,
         *,
         rounds: int,
-        on_event: Callable[[BytesMoved | RoundDone | RoundEvaluated], None],
+        on_event: Callable[[BytesMoved | ClientNumbered | RoundDone | RoundEvaluated], None],
         on_round: RoundCallback,
         on_clients: ClientsCallback | None = None,
         participation: Participation = Participation(),
@@ -103,7 +104,9 @@ class GuardedFedAvg(FedAvg):
     def _checked(self, server_round: int, configured: Iterable[Message]) -> list[Message]:
         messages = list(configured)
         for node in sorted(message.metadata.dst_node_id for message in messages):
-            self._numbers.setdefault(node, len(self._numbers))
+            if node not in self._numbers:
+                self._numbers[node] = len(self._numbers)
+                self._on_event(ClientNumbered(self._numbers[node], node))
         for message in messages:
             allowlist.check_instruction(message.content, self._layout)
             self._count(server_round, message.metadata.dst_node_id, "down", message)
@@ -165,9 +168,9 @@ class GuardedFedAvg(FedAvg):
         return accepted, refused
 
     def _count(self, server_round: int, node: int, direction: str, message: Message) -> None:
-        size_bytes = message_to_proto(message).ByteSize()
         number = self._numbers.get(node, -1)
-        self._on_event(BytesMoved(server_round, number, "weights", direction, size_bytes))
+        for purpose, size_bytes in MessageBytes.of(message).by_purpose().items():
+            self._on_event(BytesMoved(server_round, number, purpose, direction, size_bytes))
 
     def _with_original_dtypes(self, arrays: ArrayRecord) -> ArrayRecord:
         """Clients may send float16, and averaging turns integers (batch norm's counters) into floats."""

@@ -115,7 +115,8 @@ def _join_by_tun(stack: ExitStack, prefix: str, addresses: dict[str, str]) -> st
         router.links[bytes(int(part) for part in address.split("."))] = _Link(descriptor)
     thread = threading.Thread(target=router.forward, daemon=True)
     thread.start()
-    stack.callback(lambda: (router.stop.set(), thread.join()))
+    stack.callback(thread.join)
+    stack.callback(router.stop.set)
     return "TUN devices and a router in user space"
 
 

@@ -22,7 +22,7 @@ from dsv import DsvError
 from protos import artefact
 from protos.checkpoint import load_checkpoint
 from protos.settings import RunSettings
-from server.events import Event, IterationDone, Published, RoundDone, read_events
+from server.events import BytesMoved, Event, IterationDone, Published, RoundDone, read_events
 from server.store import DirectoryStore
 from server.synthesis_job import publish_releases
 
@@ -136,6 +136,13 @@ def test_one_federation_a_publication_and_a_newcomer_over_tls(federation, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert release.digest in done.stdout and "test accuracy on digits" in done.stdout
+    rows = federation.local.ledger.rows()
+    whole = max(row.bytes for row in rows if row.purpose == "weights")
+    carried = [(r.round, r.client, r.direction) for r in rows if r.purpose == "weights" and r.bytes == whole]
+    asked = {(e.round, e.client) for e in events if isinstance(e, BytesMoved) and e.direction == "up"}
+    assert {(number, client, way) for number, client in asked for way in ("up", "down")} <= set(carried)
+    assert sum(r.bytes for r in rows if r.client == "newcomers" and r.direction == "down") > release.size_bytes
+    assert all(sum(r.bytes for r in rows if r.client == c and r.purpose == "transport") > 100_000 for c in range(3))
 
 
 def synthesise_uncut(settings: RunSettings, folder: Path) -> None:

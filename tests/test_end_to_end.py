@@ -18,7 +18,7 @@ from protos import artefact
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--clients 3 --rounds 2 --local-epochs 1 --architecture convnet:8 --images-per-class 1,2 --iterations 4 "
-    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3"
+    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3 --tensorboard"
 ).split()
 
 
@@ -73,6 +73,8 @@ def test_the_ledger_has_every_client_and_round_and_download(run):
     ledger = run[2]["ledger"]
     weights = {(r["round"], r["client"], r["direction"]) for r in ledger if r["purpose"] == "weights"}
     assert weights == {(r, c, d) for r in (1, 2) for c in range(3) for d in ("up", "down")}
+    control = {(r["round"], r["client"], r["direction"]): r["bytes"] for r in ledger if r["purpose"] == "control"}
+    assert set(control) == weights and all(0 < size < 400 for size in control.values())
     newcomers = {r["client"] for r in ledger if r["purpose"] == "dsv_download"}
     assert newcomers == {"newcomer convnet:8", "newcomer resnet18:8"}
     raw = [r["bytes"] for r in ledger if r["purpose"] == "raw_images_instead"]
@@ -102,6 +104,11 @@ def test_the_report_has_frames_and_confusions(run):
     assert [row["model"] for row in result["confusions"]] == ["teacher"] + ["newcomer"] * len(result["newcomers"])
     tested = [sum(count for _, _, count in row["counts"]) for row in result["confusions"]]
     assert tested[0] == 359 and set(tested[1:]) == {2 * 359}
+
+
+def test_the_curves_are_written_while_the_run_goes_on(run):
+    [events] = (run[0] / "runs" / "latest" / "tensorboard").glob("events.out.tfevents.*")
+    assert events.stat().st_size > 500
 
 
 def test_nothing_is_left_behind(run):

@@ -1,0 +1,94 @@
+"""``dsv savings``: measure what is missing, keep it, show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from deploy.finished_run import FinishedRun
+from deploy.progress import Display
+from deploy.savings import Kind
+from deploy.savings_bench import SavingsBench
+from deploy.savings_file import FILE_NAME, Savings, read_ways, target_of
+from deploy.savings_report import FOOTNOTE, savings_rows, sheets
+from deploy.tables import write_rows
+from dsv import DsvError
+
+
+@dataclass(frozen=True)
+class SavingsOptions:
+    """Options of ``dsv savings``; its help describes them. ``accuracy`` 0 takes that of the best DSVs."""
+
+    accuracy: float
+    one_shot: Sequence[str]
+    again: bool
+
+
+def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savings:
+    """The comparison for a finished run: what its ``savings.json`` holds, and what that lacks, measured now.
+
+    Every part is in that file as soon as it is measured; a call that was cut off goes on.
+
+    Raises:
+        DsvError: no finished run, or its images are gone.
+    """
+    run = FinishedRun.open(folder)
+    path = folder / FILE_NAME
+    parameters = sum(parameter.numel() for parameter in run.teacher().model.parameters())
+    ways = [] if options.again or not path.exists() else list(read_ways(path))
+
+    def kept() -> Savings:
+        found = Savings(tuple(ways), options.accuracy or target_of(ways), parameters)
+        found.write(path)
+        return found
+
+    if ways:
+        display.say(f"measured before: {path}; --again measures anew")
+    missing = set(Kind) - {way.kind for way in ways}
+    if missing - (set() if options.one_shot else {Kind.ONE_SHOT_DSV, Kind.ONE_SHOT_WEIGHTS}):
+        for part in SavingsBench(run, display).parts(ways, options.accuracy, options.one_shot):
+            ways += part()
+            kept()
+    return kept()
+
+
+def show(found: Savings, markdown: Path | None, out: Sequence[Path]) -> None:
+    """Print the tables and the words, and write the files that are asked for.
+
+    Raises:
+        DsvError: a file cannot be written.
+    """
+    console = Console(highlight=False)
+    for sheet in sheets(found.ways, found.target):
+        sheet.show(console)
+    console.print(FOOTNOTE)
+    for heading, lines in found.words().sections():
+        console.print(f"\n[bold]{heading}[/bold]")
+        for line in lines:
+            console.print(f"  - {line}", soft_wrap=True, markup=False)
+    for path in out:
+        write_rows(path, savings_rows(found.ways))
+        click.echo(f"written: {path}")
+    if markdown is not None:
+        _write(markdown, as_markdown(found))
+        click.echo(f"written: {markdown}")
+
+
+def as_markdown(found: Savings) -> str:
+    """Tables and words as Markdown."""
+    parts = [sheet.markdown() for sheet in sheets(found.ways, found.target)]
+    parts.append(FOOTNOTE.replace("*", r"\*"))
+    for heading, lines in found.words().sections():
+        parts.append(f"**{heading}**\n\n" + "\n".join(f"- {line}" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DsvError(f"cannot write {path}: {error.strerror}; name another file") from None

@@ -1,0 +1,67 @@
+"""Rows as files that other programs read: JSON, CSV, Parquet. The file's ending chooses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dsv import DsvError
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Cell]
+ENDINGS = (".json", ".csv", ".parquet")
+
+
+def check_endings(paths: Sequence[Path]) -> None:
+    """Raise DsvError unless every file can be written: known ending, and for Parquet its library."""
+    for path in paths:
+        if path.suffix not in ENDINGS:
+            raise DsvError(f"{path} must end in one of: {', '.join(ENDINGS)}")
+        if path.suffix == ".parquet":
+            _pyarrow()
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, which all have the same columns.
+
+    Numbers stay numbers; in CSV, a column that holds numbers and words (a ledger's clients) is words to the reader, and
+    Parquet, whose columns have one type, gets words there too.
+
+    Raises:
+        DsvError: unknown ending, a library that is missing, or a file that cannot be written.
+    """
+    check_endings([path])
+    try:
+        if path.suffix == ".json":
+            path.write_text(json.dumps([dict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+        elif path.suffix == ".csv":
+            with path.open("w", encoding="utf-8", newline="") as opened:
+                writer = csv.DictWriter(opened, list(rows[0]) if rows else [], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            _write_parquet(path, rows)
+    except OSError as error:
+        raise DsvError(f"cannot write {path}: {error.strerror or error}; name another file") from None
+
+
+def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    _pyarrow()
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        mixed = len({type(value) for value in values if value is not None} - {int, float}) > 0
+        columns[name] = [str(v) for v in values] if mixed and not all(isinstance(v, bool) for v in values) else values
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError:
+        raise DsvError("Parquet needs pyarrow; install feddsv with its extra 'export', or write .csv") from None

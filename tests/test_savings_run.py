@@ -1,0 +1,253 @@
+"""dsv savings on a small finished run: what it trains, tests, keeps and shows; and what is wrong with other folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from torch import nn
+
+from client.data import open_split
+from client.partition import write_partition
+from deploy.cli import cli
+from deploy.one_shot import Ensemble, one_shot
+from deploy.options import HarnessSettings
+from deploy.quantised import sent_as
+from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
+from deploy.savings_report import short_bytes, short_time
+from deploy.savings_words import short_rate
+from dsv import DsvError, accuracy, synthesize
+from protos import artefact
+from protos.checkpoint import save_checkpoint
+from protos.settings import RunSettings
+from server.resume import round_path
+
+SMALL = RunSettings(rounds=2, local_epochs=1, architecture="convnet:16", images_per_class="1", iterations=3)
+HARNESS = HarnessSettings(clients=3, newcomers="convnet:8", newcomer_seeds=2, newcomer_steps=3)
+
+
+@pytest.fixture(scope="module")
+def data(task):
+    return open_split("digits", "", "train", task), open_split("digits", "", "test", task)
+
+
+@pytest.fixture(scope="module")
+def parts(data):
+    return [list(range(start, 600, 3)) for start in range(3)]
+
+
+@pytest.fixture(scope="module")
+def run(trained, task, parts, tmp_path_factory):
+    """A folder as a run leaves it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    for name in ("rounds", "releases"):
+        (folder / name).mkdir(parents=True)
+    for number in range(3):
+        save_checkpoint(round_path(folder, number), trained)
+    save_checkpoint(folder / "teacher.safetensors", trained)
+    write_partition(folder / "partition.json", parts)
+    content = artefact.encode(
+        synthesize(trained.model, task, SMALL.synthesis(1), seed=0, teacher_architecture="convnet:16")
+    )
+    digest = artefact.digest(content)
+    (folder / "releases" / f"{digest}.dsv").write_bytes(content)
+    moved = [LedgerRow(n, c, "weights", d, 20_000) for n in (1, 2) for c in range(3) for d in ("up", "down")]
+    moved += [
+        LedgerRow(0, "newcomer", "dsv_download", "up", 74),
+        LedgerRow(0, "newcomer", "dsv_download", "down", 2044),
+    ]
+    moved += [LedgerRow(0, c, "raw_images_instead", "up", 200 * 64) for c in range(3)]
+    Result(
+        TeacherRow("convnet:16", 0.95, 20_000),
+        [NewcomerRow("convnet:8", 1, "hard", 0.12, 0.01, 2044, digest)],
+        [RivalRow("random_real_hard", "convnet:8", 1, 0.11, 0.01, 660)],
+        moved,
+        Seconds(1.0, 1.0, 0.1, 1.0),
+        {**replace(SMALL, partition_file="/gone/partition.json").to_run_config(), **asdict(HARNESS)},
+        {},
+    ).write(folder / "result.json")
+    return folder
+
+
+def swap(path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def dsv(*arguments: object):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def measured(run):
+    done = dsv("savings", run, "--quiet")
+    assert done.exit_code == 0, done.output
+    return json.loads((run / "savings.json").read_text()), done.output
+
+
+def test_every_way_is_there_and_its_bytes_are_the_ledgers(measured):
+    ways = {row["kind"]: row for row in measured[0]["ways"]}
+    assert len(ways) == 9
+    assert ways["raw_images"]["clients_up_bytes"] == 600 * 64 and ways["raw_images"]["images_leave"]
+    assert ways["fedavg"]["clients_up_bytes"] == 6 * 20_000 and ways["fedavg"]["newcomer_up_bytes"] == 40_000
+    assert ways["one_shot_dsv"]["clients_up_bytes"] == 3 * 20_000  # one round
+    assert ways["fedavg_dsv"]["newcomer_down_bytes"] == 2044
+    assert ways["one_shot_weights"]["newcomer_down_bytes"] > 2 * ways["weights_int8"]["newcomer_down_bytes"]
+    sizes = [ways[f"weights_{kind}"]["newcomer_down_bytes"] for kind in ("float32", "float16", "int8")]
+    assert sizes[0] > 1.7 * sizes[1] > 2.5 * sizes[2]
+    assert ways["fedavg"]["accuracy_mean"] > 0.8 and abs(ways["weights_int8"]["accuracy_mean"] - 0.95) < 0.1
+    teachers = [row["variant"] for row in measured[0]["ways"] if row["kind"] == "one_shot_dsv"]
+    assert [teacher.split()[0] for teacher in teachers] == ["average", "ensemble"]
+
+
+def test_a_call_that_was_cut_off_measures_the_rest_alone(run, measured):
+    path = run / "savings.json"
+    before = json.loads(path.read_text())["ways"]
+    path.write_text(json.dumps({"ways": [row for row in before if row["kind"] != "raw_images"]}))
+    done = dsv("savings", run, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "all images on the server" in done.output and "one shot" not in done.output
+    after = json.loads(path.read_text())["ways"]
+    assert sorted(map(str, after)) == sorted(map(str, before))
+
+
+def test_random_real_images_are_tried_until_they_are_good_enough(measured):
+    tried = [row for row in measured[0]["ways"] if row["kind"] == "random_real"]
+    assert tried[0]["accuracy_mean"] == 0.11 and tried[0]["newcomer_down_bytes"] == 10 * 66  # the run's own row
+    assert all(row["accuracy_mean"] < measured[0]["target"] for row in tried[:-1])
+
+
+def test_the_words_name_crossings_and_losses(measured):
+    words, printed = measured[0]["words"], measured[1]
+    assert any("newcomers" in line for line in words["newcomers"])
+    assert all("parameters" in line for line in words["size"]) and len(words["size"]) == 3
+    assert any("more accurate by" in line for line in words["losses"])
+    for wanted in ("NB-IoT", "LoRa-class", "Where DSVs lose", "1,000,000 ↑", "private images leave their device"):
+        assert wanted in printed.replace("\n", " "), wanted
+    assert "Traceback" not in printed
+
+
+def test_what_was_measured_is_kept_and_written_in_every_format(run, measured, tmp_path):
+    files = [tmp_path / name for name in ("s.json", "s.csv", "s.parquet")]
+    options = [word for path in files for word in ("--out", path)]
+    done = dsv("savings", run, "--quiet", "--markdown", tmp_path / "s.md", *options)
+    assert done.exit_code == 0 and "measured before" in done.output, done.output
+    rows = json.loads(files[0].read_text())
+    assert len(rows) == 3 * len(measured[0]["ways"])
+    with files[1].open(newline="") as opened:
+        table = list(csv.DictReader(opened))
+    assert [row["kind"] for row in table] == [row["kind"] for row in rows]
+    assert {row["newcomers"] for row in table} == {"10", "1000", "1000000"}
+    parquet = pytest.importorskip("pyarrow.parquet").read_table(files[2])
+    assert parquet.column("up_bytes").to_pylist() == [row["up_bytes"] for row in rows]
+    assert str(parquet.schema.field("images_leave").type) == "bool"
+    assert "| way | variant |" in (tmp_path / "s.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "result.json").unlink(), "name the folder of a finished run"),
+        (lambda folder: (folder / "result.json").write_text("{"), "is not the result.json of a finished run"),
+        (lambda folder: (folder / "savings.json").write_text("[]"), "is not what dsv savings wrote"),
+        (lambda folder: (folder / "savings.json").write_text('{"ways": []}'), "is not what dsv savings wrote"),
+        (lambda folder: swap(folder / "savings.json", '"clients": 3', '"clients": 0'), "is not what dsv savings wrote"),
+        (lambda folder: swap(folder / "result.json", '"rounds": 2', '"rounds": "many"'), "must be of type int"),
+        (lambda folder: swap(folder / "result.json", '"clients": 3', '"clients": [3]'), "has settings that are none"),
+    ],
+)
+def test_a_folder_that_is_no_finished_run_is_one_clear_line(damage, message, run, measured, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("result.json", "savings.json", "teacher.safetensors"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    damage(folder)
+    done = dsv("savings", folder)
+    assert done.exit_code == 1 and message in done.output.replace("\n", " "), done.output
+    assert "Traceback" not in done.output
+
+
+def test_endings_are_checked_before_minutes_of_training(run, tmp_path):
+    done = dsv("savings", run, "--again", "--out", tmp_path / "x.xls")
+    assert done.exit_code == 1 and "must end in one of" in done.output
+
+
+def test_one_shot_averages_by_examples_and_the_ensemble_is_the_mean_probability(data, parts, task):
+    uneven = [parts[0], parts[1][:40]]
+    made = one_shot(SMALL, data[0], uneven, lambda done, total: None)
+    first, second = made.ensemble.members
+    for name, tensor in made.average.state_dict().items():
+        expected = (200 * first.state_dict()[name] + 40 * second.state_dict()[name]) / 240
+        assert torch.allclose(tensor, expected, atol=1e-6), name
+    images = torch.rand(5, *task.image_shape)
+    mean = (torch.softmax(first(images), 1) + torch.softmax(second(images), 1)) / 2
+    assert torch.allclose(torch.softmax(made.ensemble(images), 1), mean, atol=1e-6)
+    assert not made.average.training and not any(m.training for m in made.ensemble.modules())
+
+
+def test_an_ensemble_of_one_is_that_model(trained, task):
+    images = torch.rand(4, *task.image_shape)
+    alone = Ensemble([trained.model])
+    assert torch.allclose(torch.softmax(alone(images), 1), torch.softmax(trained.model(images), 1), atol=1e-6)
+
+
+@given(arrays("float32", array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-100, 100, width=32)))
+@settings(max_examples=50)
+def test_int8_is_off_by_half_a_step_of_its_channel_at_most(values):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.from_numpy(values.copy()))
+    got = sent_as(model, "int8").model.weight.detach()
+    step = model.weight.detach().abs().flatten(1).amax(1) / 127
+    off = (got - model.weight.detach()).abs().flatten(1).amax(1)
+    assert bool((off <= step * 0.5001 + 1e-6).all())
+
+
+def test_weights_sent_in_fewer_bits_are_smaller_and_hardly_worse(trained, data, task):
+    images, labels = data[1].images(), data[1].labels
+    before = accuracy(trained.model, images, labels, task)
+    sizes = {}
+    for kind in ("float32", "float16", "int8"):
+        sent = sent_as(trained.model, kind)
+        sizes[kind] = sent.size_bytes
+        assert abs(accuracy(sent.model, images, labels, task) - before) < 0.02
+    assert sizes["float16"] < 0.6 * sizes["float32"] and sizes["int8"] < 0.4 * sizes["float32"]
+    exact = sent_as(trained.model, "float32").model.state_dict()
+    assert all(torch.equal(tensor, exact[name]) for name, tensor in trained.model.state_dict().items())
+
+
+def test_weights_that_do_not_fit_and_kinds_that_do_not_exist(trained):
+    with pytest.raises(DsvError, match="choose int8, float16 or float32"):
+        sent_as(trained.model, "int4")
+    model = nn.Linear(2, 2)
+    nn.init.constant_(model.weight, 1e6)
+    with pytest.raises(DsvError, match="do not fit into float16"):
+        sent_as(model, "float16")
+
+
+def test_figures_for_people():
+    assert [short_bytes(n) for n in (0, 74, 999, 10_152, 305_000, 34_100_000, 305e9)] == [
+        "0 B",
+        "74 B",
+        "999 B",
+        "10.2 kB",
+        "305 kB",
+        "34.1 MB",
+        "305 GB",
+    ]
+    assert [short_time(s) for s in (0.031, 4.12, 59.6, 600, 12_600, 1_300_000, 250_000)] == [
+        "0.03 s",
+        "4.1 s",
+        "60 s",
+        "10 min",
+        "3.5 h",
+        "15 days",
+        "2.9 days",
+    ]
+    assert [short_rate(r) for r in (54.7, 590_000, 1_200_000)] == ["54.7 bit/s", "590 kbit/s", "1.2 Mbit/s"]
