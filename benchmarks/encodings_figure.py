@@ -8,14 +8,14 @@ from typing import Any
 
 import matplotlib.pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from benchmarks.encodings import COUNTS, ENCODINGS, RESULTS
 
 FIGURE = Path("docs/results/accuracy-per-byte.png")
 # Okabe and Ito's colours, which colour-blind people tell apart.
 _COLOURS = ("#555555", "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
-_TITLES = {"digits": "Digits, 8 × 8 grey", "cifar10": "CIFAR-10, 32 × 32 colour"}
+_TITLES = {"digits": "Digits, 8 px, grey", "cifar10": "CIFAR-10, 32 px, colour"}
 
 
 def curve(cells: dict[str, Any], source: str, encoding: str) -> list[tuple[int, float, float, int]]:
@@ -54,9 +54,13 @@ def panel(axes: Axes, name: str, part: dict[str, Any]) -> None:
             rotation=90, ha="right", fontsize=8, color="#555555",
         )  # fmt: skip
     axes.axhline(weights["accuracy"], color="#999999", lw=0.8, ls=":")
-    axes.annotate(f"teacher {weights['accuracy']:.1f} %", (0.01, weights["accuracy"]), (0, -10), ("axes fraction", "data"),
-                  "offset points", fontsize=8, color="#555555")  # fmt: skip
+    words = f"teacher {weights['accuracy']:.1f} %"
+    place = (0.01, weights["accuracy"])
+    axes.annotate(
+        words, place, (0, -10), ("axes fraction", "data"), "offset points", fontsize=8, color="#555555"
+    )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e4 else f"{value / 1e3:,.0f} k")
     )
@@ -64,16 +68,22 @@ def panel(axes: Axes, name: str, part: dict[str, Any]) -> None:
         title=_TITLES.get(name, name), xlabel="bytes of the whole release file", ylabel="newcomer's test accuracy, %"
     )
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(0.9, 0.05))
+    axes.legend(fontsize=8, frameon=False, loc="lower center")
+
+
+def _drawable(part: dict[str, Any]) -> bool:
+    return len(curve(part["cells"], "dsv", "raw")) > 1
 
 
 def main() -> None:
     """Draw one panel per data set."""
-    parts = json.loads(RESULTS.read_text())
+    parts = {name: part for name, part in json.loads(RESULTS.read_text()).items() if _drawable(part)}
     figure, all_axes = matplotlib.pyplot.subplots(1, len(parts), figsize=(7 * len(parts), 5), squeeze=False)
     for axes, (name, part) in zip(all_axes[0], parts.items(), strict=True):
         panel(axes, name, part)
-    figure.suptitle("Accuracy per byte; small figures are images per class; bars: standard deviation over 3 newcomers")
+    figure.suptitle(
+        "Accuracy per byte; small figures are images per class; bars: deviation over 3 newcomers", fontsize=10
+    )
     figure.tight_layout()
     figure.savefig(FIGURE, dpi=110)
 

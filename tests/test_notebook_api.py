@@ -149,4 +149,4 @@ def test_the_tutorial_runs_and_shows(tmp_path):
     [shown] = [cell for cell in again if cell.source == "support_set.show()"]
     assert {"image/png", "text/html"} <= set(shown.outputs[0].data)
     newcomer = next(cell for cell in again if "support_set.train" in cell.source).outputs[0].data["text/plain"]
-    assert float(re.search(r"([\d.]+)%", newcomer)[1]) > 60
+    assert float(re.search(r"([\d.]+)%", newcomer)[1]) > 50
