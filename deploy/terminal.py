@@ -21,6 +21,7 @@ from dsv import SupportSet, ranked
 
 MAX_CLASSES = 20
 _NAME_COLUMNS = 12
+_COUNT_COLUMNS = 4  # "+190": how many more there are stands below the name
 _SMALLEST_PX, _LARGEST_PX = 16, 32  # what larger images are shrunk to
 _WANTED_IN_A_ROW = 4
 _RAMP = " .:-=+*#%@"
@@ -52,9 +53,9 @@ class Layout:
 
 def layout(support_set: SupportSet, console: Console) -> Layout:
     """The layout for a console: small images are enlarged as long as all of a class fit, large ones are shrunk."""
-    colours = console.color_system in ("truecolor", "256") and not console.no_color and _prints_blocks(console)
+    colours = console.color_system in ("truecolor", "256") and not console.no_color and _prints(console, "▀")
     names = max(cell_len(name) for name in support_set.task.class_names)
-    name_columns = min(_NAME_COLUMNS, names)
+    name_columns = min(_NAME_COLUMNS, max(names, _COUNT_COLUMNS))
     room = max(1, console.width - name_columns)
     a_pixel = 1 if colours else 2
     most = int(support_set.labels.bincount().max())
@@ -69,23 +70,24 @@ def layout(support_set: SupportSet, console: Console) -> Layout:
 def print_pictures(support_set: SupportSet, console: Console) -> None:
     """A row for every class, largest multiplier first, as many images as fit; multipliers below them."""
     fitted = layout(support_set, console)
+    sign = "λ " if _prints(console, "λ") else ""
     rows = list(ranked(support_set))
     for label, order in rows[:MAX_CLASSES]:
-        for line in _class_lines(support_set, label, order, fitted):
+        for line in _class_lines(support_set, label, order, fitted, sign):
             console.print(line, no_wrap=True, overflow="crop", crop=True)
     if len(rows) > MAX_CLASSES:
         console.print(f"... and {len(rows) - MAX_CLASSES} more classes")
 
 
-def _prints_blocks(console: Console) -> bool:
+def _prints(console: Console, character: str) -> bool:
     try:
-        "▀".encode(console.encoding)
+        character.encode(console.encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True
 
 
-def _class_lines(support_set: SupportSet, label: int, order: Tensor, fitted: Layout) -> list[Text]:
+def _class_lines(support_set: SupportSet, label: int, order: Tensor, fitted: Layout, sign: str) -> list[Text]:
     shown = order[: fitted.in_a_row]
     images = support_set.images[shown]
     if images.shape[-1] != fitted.side_px:
@@ -101,7 +103,7 @@ def _class_lines(support_set: SupportSet, label: int, order: Tensor, fitted: Lay
         lines.append(line)
     below = Text(" " * fitted.name_columns, style="dim")
     for multiplier in support_set.multipliers[shown].tolist():
-        below.append(" " + set_cell_size(_short(multiplier), fitted.image_columns))
+        below.append(" " + set_cell_size(sign + _short(multiplier), fitted.image_columns))
     if len(shown) < len(order):
         more = f"+{len(order) - len(shown)}"
         below = Text(set_cell_size(more, fitted.name_columns), style="dim").append_text(below[fitted.name_columns :])
@@ -109,7 +111,7 @@ def _class_lines(support_set: SupportSet, label: int, order: Tensor, fitted: Lay
 
 
 def _short(multiplier: float) -> str:
-    return f"λ {multiplier:.2f}" if multiplier < 100 else f"λ {multiplier:.0f}"
+    return f"{multiplier:.2f}" if multiplier < 100 else f"{multiplier:.0f}"
 
 
 def _blocks(image: Tensor) -> list[Text]:

@@ -31,7 +31,7 @@ def bigger(support_set, side_px):
 
 def test_half_blocks_show_two_pixels_each(support_set):
     fitted = layout(support_set, console(width=20))
-    assert (fitted.side_px, fitted.scale, fitted.in_a_row, fitted.colours) == (8, 1, 2, True)
+    assert (fitted.side_px, fitted.scale, fitted.in_a_row, fitted.colours) == (8, 1, 1, True)
     text = drawn(support_set, console(width=20))
     order = torch.nonzero(support_set.labels == 0).flatten()
     first = support_set.images[order[support_set.multipliers[order].argmax()], 0]
@@ -74,5 +74,5 @@ def test_inspect_draws_when_asked_and_in_a_terminal_alone(support_set, tmp_path)
         CliRunner().invoke(cli.cli, ["inspect", str(path), *more]).output
         for more in ([], ["--pictures"], ["--no-pictures"])
     )
-    assert "λ" not in plain and "λ" not in refused and asked.count("λ") == 10
+    assert "λ" not in plain and "λ" not in refused and asked.count("λ") == 20
     assert "20 of 1 x 8 x 8, raw" in plain
