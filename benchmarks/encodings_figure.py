@@ -68,7 +68,7 @@ def panel(axes: Axes, name: str, part: dict[str, Any]) -> None:
         title=_TITLES.get(name, name), xlabel="bytes of the whole release file", ylabel="newcomer's test accuracy, %"
     )
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False, loc="lower center")
+    axes.legend(fontsize=8, frameon=False, loc="best")
 
 
 def _drawable(part: dict[str, Any]) -> bool:
