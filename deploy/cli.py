@@ -112,11 +112,14 @@ def synthesize(teacher: Path, store: Path, client_models: Path | None, quiet: bo
 
 @cli.command()
 @click.argument("release", type=click.Path(path_type=Path))
-def inspect(release: Path) -> None:
-    """Print what a RELEASE file holds."""
+@click.option(
+    "--pictures/--no-pictures", default=None, help="Draw the images too; by default where the output is a terminal."
+)
+def inspect(release: Path, pictures: bool | None) -> None:
+    """Print what a RELEASE file holds, and draw its images."""
     from deploy.inspect import print_release
 
-    print_release(release)
+    print_release(release, pictures=pictures)
 
 
 @cli.command()

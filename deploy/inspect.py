@@ -9,14 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.report import format_bytes
+from deploy.terminal import print_pictures
 from dsv import DsvError, SupportSet, contact_sheet
 from protos import artefact
 
 __all__ = ["contact_sheet", "export", "print_release"]
 
 
-def print_release(path: Path) -> None:
-    """Print everything a release file holds but the pixels."""
+def print_release(path: Path, *, pictures: bool | None = None) -> None:
+    """Print what a release file holds.
+
+    Args:
+        pictures: whether the images are drawn too; None draws them where the output is a terminal.
+
+    Raises:
+        DsvError: not a release.
+    """
     content = _bytes_of(path)
     support_set = artefact.load(path)
     task, origin = support_set.task, support_set.provenance
@@ -35,6 +43,8 @@ def print_release(path: Path) -> None:
     for name, value in facts.items():
         console.print(f"  {name + ':':<15}{value}", soft_wrap=True, markup=False)
     console.print(_class_table(support_set))
+    if console.is_terminal if pictures is None else pictures:
+        print_pictures(support_set, console)
 
 
 def _class_table(support_set: SupportSet) -> Table:

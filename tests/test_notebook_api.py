@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 import dsv
 from dsv.png import png_bytes
 from protos import artefact
+
+TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.ipynb"
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 9), (3, 4, 2), (1, 1, 1)])
@@ -131,3 +134,19 @@ def test_it_needs_torch_and_numpy_alone():
         "assert not [m for m in ('flwr', 'grpc', 'safetensors', 'protos') if m in sys.modules]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_the_tutorial_runs_and_shows(tmp_path):
+    notebook = pytest.importorskip("nbformat", reason="notebooks need nbclient and ipykernel").read(TUTORIAL, 4)
+    kept = TUTORIAL.read_text(encoding="utf-8")
+    assert len(kept) < 500_000 and "/home/" not in kept and "/tmp/" not in kept
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code), "commit it with its outputs: python -m benchmarks.tutorial"
+
+    from benchmarks.tutorial import executed
+
+    again = [cell for cell in executed(TUTORIAL).cells if cell.cell_type == "code"]
+    [shown] = [cell for cell in again if cell.source == "support_set.show()"]
+    assert {"image/png", "text/html"} <= set(shown.outputs[0].data)
+    newcomer = next(cell for cell in again if "support_set.train" in cell.source).outputs[0].data["text/plain"]
+    assert float(re.search(r"([\d.]+)%", newcomer)[1]) > 50
