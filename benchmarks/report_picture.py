@@ -1,6 +1,7 @@
 """The README's picture of a report: python -m benchmarks.report_picture docs/example-report.html
 
-Its head beside its DSVs. Drives the system's own Chromium through Playwright (extra ``dev``); writes docs/results/report.png.
+Its head beside its DSVs, into docs/results/report.png.
+Drives the system's own Chromium through Playwright (extra ``dev``).
 """
 
 from __future__ import annotations

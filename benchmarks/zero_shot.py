@@ -1,7 +1,7 @@
 """What a newcomer learns from a few images per class, ours beside every rival on the same federation:
 
     python -m benchmarks.zero_shot --federation digits --cache runs/zero-shot [--data-root DIR] [--crops DIR]
-        [--per-class 1,10] [--methods "random real,DSV, end point"] [--students convnet:64,resnet18:16] [--device cuda]
+        [--per-class 1,10] [--methods "random real;DSV, end point"] [--students convnet:64,resnet18:16] [--device cuda]
 
 One recipe for every row: the newcomer's of ``client/bootstrap.py``, ``--student-steps`` long, the same seeds, hard and
 soft labels alike; soft labels are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon as
@@ -11,10 +11,8 @@ they are there and are not computed twice; ``--table`` prints those of a federat
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +20,16 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.zero_shot_bench import Bench, Made
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
-from benchmarks.zero_shot_methods import Bench, Made, make, permitted
+from benchmarks.zero_shot_methods import make, permitted
+from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from client.bootstrap import newcomer_training, train_newcomer
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
 from dsv import ModelSpec, Provenance, SupportSet, accuracy, build_model, model_digest, predict
 from protos import artefact
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; accuracies are shares of the test images."""
-
-    federation: str
-    method: str
-    dataset: str
-    teacher: str
-    teacher_accuracy: float
-    images_per_class: int
-    start: str
-    labels: str
-    student: str
-    student_steps: int
-    accuracy_mean: float
-    accuracy_std: float
-    release_bytes: int
-    synthesis_s: float
-    seen_real_images: int
-
-
-@dataclass(frozen=True)
-class Students:
-    """Who is trained on every set."""
-
-    architectures: tuple[str, ...]
-    seeds: int
-    steps: int
-    test_images: int
-
-
 UNTRAINED = "untrained"
-
-
-class Table:
-    """Rows on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        stored = json.loads(path.read_text())["rows"] if path.exists() else []
-        self.rows = [Row(**row) for row in stored]
-
-    def has(self, federation: str, method: str, per_class: int, students: Students) -> bool:
-        """Whether every row of a method is there."""
-        found = {
-            r.student
-            for r in self.rows
-            if (r.federation, r.method, r.images_per_class, r.student_steps)
-            == (federation, method, per_class, students.steps)
-        }
-        return found.issuperset(students.architectures)
-
-    def add(self, rows: list[Row]) -> None:
-        """Keep ``rows`` instead of those of the same name."""
-        same = ("federation", "method", "images_per_class", "labels", "student", "student_steps")
-        new = {tuple(getattr(row, name) for name in same) for row in rows}
-        kept = [row for row in self.rows if tuple(getattr(row, name) for name in same) not in new]
-        self.rows = kept + rows
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = ",\n".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
-        self._path.write_text(f'{{"rows": [\n{text}\n]}}\n')
 
 
 def trained(bench: Bench, made: Made, labels: str, architecture: str, students: Students) -> tuple[float, float]:
@@ -202,22 +141,6 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
         federation, method, data, str(teacher.spec), round(reached, 4), 0, "-", "-", "-", students.steps, 0.0, 0.0, 0,
         0.0, 0,
     )  # fmt: skip
-
-
-def markdown(rows: list[Row], federation: str) -> str:
-    """Rows of one federation, in the order that they were asked for."""
-    lines = [
-        "| method | per class | starts from | real images seen | labels | student | accuracy | bytes | seconds |",
-        "|---" * 9 + "|",
-    ]
-    for r in rows:
-        if r.federation == federation:
-            cells = (
-                *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", r.labels, r.student),
-                *(f"{r.accuracy_mean:.1%} ± {r.accuracy_std:.1%}", f"{r.release_bytes:,}", f"{r.synthesis_s:.0f}"),
-            )
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
 
 
 @click.command()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.zero_shot_federations import Images, Trajectory
-from benchmarks.zero_shot_rivals import RealData, batch_norm_inversion, distribution_matching, gradient_matching
+from benchmarks.zero_shot_bench import Bench, Made, Method, class_labels
+from benchmarks.zero_shot_federations import State
+from benchmarks.zero_shot_rivals import batch_norm_inversion, distribution_matching, gradient_matching
 from deploy.one_shot import Ensemble
 from dsv import (
     PRESETS,
@@ -27,65 +27,23 @@ from dsv import (
     predict,
     read_picture,
     select,
+    states_digest,
     synthesize,
     to_uint8,
-    update_anchors,
 )
-from protos.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a method may use; what it looks at of it stands in its row."""
-
-    trajectory: Trajectory
-    images: Images
-    crops_folder: Path | None
-    device: str
-    iterations: int
-    rival_iterations: int
-
-    @property
-    def teacher(self) -> Checkpoint:
-        """The global model after the last round."""
-        return self.trajectory.checkpoint(self.trajectory.rounds[-1])
-
-    @property
-    def real(self) -> RealData:
-        """For methods that see real images."""
-        return RealData(self.images, self.trajectory.task, self.device)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A method's set: (N, C, H, W) uint8 and (N,) int64; what it started from, how many real images it looked at."""
-
-    images: Tensor
-    labels: Tensor
-    start: str
-    seen_real_images: int
-
-
-Method = Callable[[Bench, int, int], Made]
-"""From bench, images per class and seed."""
-
 
 _DEFAULT = SynthesisConfig()
 
 
-def _labels(bench: Bench, per_class: int) -> Tensor:
-    return torch.arange(bench.trajectory.task.classes).repeat_interleave(per_class)
-
-
 def _noise(bench: Bench, per_class: int, seed: int) -> Made:
-    labels = _labels(bench, per_class)
+    labels = class_labels(bench, per_class)
     drawn = noise_pixels(bench.trajectory.task, len(labels), torch.Generator().manual_seed(seed))
     return Made(to_uint8(drawn), labels, "noise", 0)
 
 
 def _random_real(bench: Bench, per_class: int, seed: int) -> Made:
     pixels = bench.real.start(per_class, torch.Generator().manual_seed(seed))
-    return Made(to_uint8(pixels), _labels(bench, per_class), "real", len(pixels))
+    return Made(to_uint8(pixels), class_labels(bench, per_class), "real", len(pixels))
 
 
 def _selected_real(bench: Bench, per_class: int, seed: int) -> Made:
@@ -129,15 +87,33 @@ def _best_of(bench: Bench, pool: Tensor, per_class: int) -> Tensor:
 
 def _random_crops(bench: Bench, per_class: int, seed: int) -> Made:
     """Hard labels are what the teacher takes each crop for."""
-    count = len(_labels(bench, per_class))
+    count = len(class_labels(bench, per_class))
     drawn = _crops(bench, count, torch.Generator().manual_seed(seed))
     return Made(drawn, predict(bench.teacher.model, drawn, bench.trajectory.task).argmax(dim=1), "public", 0)
 
 
 def _best_crops(bench: Bench, per_class: int, seed: int) -> Made:
-    labels = _labels(bench, per_class)
+    labels = class_labels(bench, per_class)
     pool = _crops(bench, 20 * len(labels) + 2_000, torch.Generator().manual_seed(seed))
     return Made(pool[_best_of(bench, pool, per_class)], labels, "public", 0)
+
+
+def _update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -> Anchors:
+    """Every client's update of every round.
+
+    Args:
+        before: the global state before each round.
+        after: for each of the rounds, the state of every client's model after its local training.
+    """
+    pairs = [(number, client) for number, states in enumerate(after) for client in range(len(states))]
+
+    def load(index: int) -> tuple[State, State]:
+        number, client = pairs[index]
+        start, end = before[number], after[number][client]
+        return start, {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
+
+    states = [*before, *(state for states in after for state in states)]
+    return Anchors(tuple(client for _, client in pairs), load, states_digest(states))
 
 
 def _client_end_points(bench: Bench) -> Anchors:
@@ -145,13 +121,13 @@ def _client_end_points(bench: Bench) -> Anchors:
 
 
 def _client_updates(bench: Bench) -> Anchors:
-    return update_anchors(bench.trajectory.rounds[:-1], bench.trajectory.clients)
+    return _update_anchors(bench.trajectory.rounds[:-1], bench.trajectory.clients)
 
 
 def _round_updates(bench: Bench) -> Anchors:
     """As if one client had held everything: of the rounds' averages."""
     rounds = bench.trajectory.rounds
-    return update_anchors(rounds[:-1], [[state] for state in rounds[1:]])
+    return _update_anchors(rounds[:-1], [[state] for state in rounds[1:]])
 
 
 def _dsv(config: SynthesisConfig, *, public: bool = False, anchors: Callable[[Bench], Anchors] | None = None) -> Method:
@@ -203,14 +179,14 @@ def _dm(bench: Bench, per_class: int, seed: int) -> Made:
     found = distribution_matching(
         bench.trajectory.spec, bench.real, per_class, iterations=bench.rival_iterations, seed=seed
     )
-    return Made(found, _labels(bench, per_class), "real", len(bench.images.train))
+    return Made(found, class_labels(bench, per_class), "real", len(bench.images.train))
 
 
 def _dc(bench: Bench, per_class: int, seed: int) -> Made:
     found = gradient_matching(
         bench.trajectory.spec, bench.real, per_class, iterations=bench.rival_iterations, seed=seed
     )
-    return Made(found, _labels(bench, per_class), "real", len(bench.images.train))
+    return Made(found, class_labels(bench, per_class), "real", len(bench.images.train))
 
 
 def _batch_norm(bench: Bench, per_class: int, seed: int) -> Made:
@@ -218,7 +194,7 @@ def _batch_norm(bench: Bench, per_class: int, seed: int) -> Made:
     found = batch_norm_inversion(
         teacher.model, teacher.task, per_class, iterations=bench.iterations, seed=seed, device=bench.device
     )
-    return Made(found, _labels(bench, per_class), "noise", 0)
+    return Made(found, class_labels(bench, per_class), "noise", 0)
 
 
 METHODS: dict[str, Method] = {

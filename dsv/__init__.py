@@ -1,6 +1,6 @@
 """Deep Support Vectors: the mathematics, on torch and numpy alone. This page is the whole public index."""
 
-from dsv.anchors import Anchors, end_point_anchors, update_anchors
+from dsv.anchors import Anchors, end_point_anchors, states_digest
 from dsv.augmentation import Augmentation
 from dsv.characteristics import class_accuracies, class_sums, confusion_counts, rank_correlation
 from dsv.compute import PRECISIONS, Compute
@@ -113,12 +113,12 @@ __all__ = [
     "select",
     "sheet",
     "start_training",
+    "states_digest",
     "stationarity_loss",
     "synthesize",
     "to_uint8",
     "total_variation",
     "train",
     "train_only",
-    "update_anchors",
     "write_picture",
 ]

@@ -1,16 +1,13 @@
 """Stationarity elsewhere than at one end point: what the models of a federation's clients say of its images.
 
-Eq. 5 holds for one model at the end of its training. A server of a federation holds more. Every client c that has
-trained to the end is stationary by itself, on images of its own:
+Eq. 5 holds for one model at the end of its training. A server of a federation holds more: every client c that has
+trained to the end is stationary by itself, on images of its own,
 
-    theta_c = - sum_i lambda_ic grad L(x_i; theta_c),   lambda_ic >= 0,
-
-and where c has moved the global weights theta_r a little, its update speaks of the same images:
-
-    theta_rc - theta_r  ~  - sum_i lambda_ic grad L(x_i; theta_r).
+    theta_c = - sum_i lambda_ic grad L(x_i; theta_c),   lambda_ic >= 0.
 
 There is one set of images for all of these *anchors*, with multipliers of each client's own: clients hold different
-images of different classes. Every step of a synthesis asks stationarity of anchors drawn at random.
+images of different classes. Every step of a synthesis asks stationarity of anchors drawn at random. docs/zero-shot.md
+says what this is worth, and that the updates of the rounds (``theta_rc - theta_r`` at ``theta_r``) are worth nothing.
 """
 
 from __future__ import annotations
@@ -58,28 +55,10 @@ class Anchors:
 
 def end_point_anchors(models: Sequence[State]) -> Anchors:
     """Every client's own end point, of models that each have trained long: a one-shot federation."""
-    return Anchors(tuple(range(len(models))), lambda number: (models[number], models[number]), _digest(models))
+    return Anchors(tuple(range(len(models))), lambda number: (models[number], models[number]), states_digest(models))
 
 
-def update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -> Anchors:
-    """Every client's update of every round.
-
-    Args:
-        before: the global state before each round.
-        after: for each of the rounds, the state of every client's model after its local training.
-    """
-    pairs = [(number, client) for number, states in enumerate(after) for client in range(len(states))]
-
-    def load(index: int) -> tuple[State, State]:
-        number, client = pairs[index]
-        start, end = before[number], after[number][client]
-        return start, {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
-
-    states = [*before, *(state for states in after for state in states)]
-    return Anchors(tuple(client for _, client in pairs), load, _digest(states))
-
-
-def _digest(states: Sequence[State]) -> str:
+def states_digest(states: Sequence[State]) -> str:
     """SHA-256 over the bytes of all tensors in name order."""
     digest = hashlib.sha256()
     for state in states:

@@ -22,7 +22,6 @@ from dsv import (
     kkt_gradient,
     model_digest,
     synthesize,
-    update_anchors,
 )
 
 SHORT = SynthesisConfig(images_per_class=2, iterations=4)
@@ -66,16 +65,6 @@ def test_the_images_of_a_step_explain_it_with_their_own_multipliers(task, distan
     other = Candidates(images.flip(0), labels, weights, 6)
     wrong = kkt_gradient(engine, other, [(1.0, lambda x, first: x)], only)
     assert float(wrong.terms.stationarity) > 10 * abs(float(found.terms.stationarity)) + 1e-3
-
-
-def test_every_update_is_an_anchor_of_its_client(clients):
-    before = [clients[0], clients[1]]
-    found = update_anchors(before, [clients, clients[:2]])
-    assert found.clients == (0, 1, 2, 0, 1)
-    state, target = found.load(4)
-    assert all(torch.equal(target[name], clients[1][name] - clients[1][name]) for name in target)
-    assert state is clients[1]
-    assert found.digest != end_point_anchors(clients).digest
 
 
 @pytest.mark.parametrize("augmented", [0.0, 1.0])

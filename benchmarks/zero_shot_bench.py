@@ -1,0 +1,55 @@
+"""What the methods of ``zero_shot.py`` share: what they may use, and what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.zero_shot_federations import Images, Trajectory
+from benchmarks.zero_shot_rivals import RealData
+from protos.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a method may use; what it looks at of it stands in its row."""
+
+    trajectory: Trajectory
+    images: Images
+    crops_folder: Path | None
+    device: str
+    iterations: int
+    rival_iterations: int
+
+    @property
+    def teacher(self) -> Checkpoint:
+        """The global model after the last round."""
+        return self.trajectory.checkpoint(self.trajectory.rounds[-1])
+
+    @property
+    def real(self) -> RealData:
+        """For methods that see real images."""
+        return RealData(self.images, self.trajectory.task, self.device)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A method's set: (N, C, H, W) uint8 and (N,) int64; what it started from, how many real images it looked at."""
+
+    images: Tensor
+    labels: Tensor
+    start: str
+    seen_real_images: int
+
+
+Method = Callable[[Bench, int, int], Made]
+"""From bench, images per class and seed."""
+
+
+def class_labels(bench: Bench, per_class: int) -> Tensor:
+    """(classes * per_class,) int64, sorted."""
+    return torch.arange(bench.trajectory.task.classes).repeat_interleave(per_class)

@@ -1,0 +1,84 @@
+"""The rows of ``zero_shot.py`` on disk and as Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; accuracies are shares of the test images."""
+
+    federation: str
+    method: str
+    dataset: str
+    teacher: str
+    teacher_accuracy: float
+    images_per_class: int
+    start: str
+    labels: str
+    student: str
+    student_steps: int
+    accuracy_mean: float
+    accuracy_std: float
+    release_bytes: int
+    synthesis_s: float
+    seen_real_images: int
+
+
+@dataclass(frozen=True)
+class Students:
+    """Who is trained on every set."""
+
+    architectures: tuple[str, ...]
+    seeds: int
+    steps: int
+    test_images: int
+
+
+class Table:
+    """Rows on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        stored = json.loads(path.read_text())["rows"] if path.exists() else []
+        self.rows = [Row(**row) for row in stored]
+
+    def has(self, federation: str, method: str, per_class: int, students: Students) -> bool:
+        """Whether every row of a method is there."""
+        found = {
+            r.student
+            for r in self.rows
+            if (r.federation, r.method, r.images_per_class, r.student_steps)
+            == (federation, method, per_class, students.steps)
+        }
+        return found.issuperset(students.architectures)
+
+    def add(self, rows: list[Row]) -> None:
+        """Keep ``rows`` instead of those of the same name."""
+        same = ("federation", "method", "images_per_class", "labels", "student", "student_steps")
+        new = {tuple(getattr(row, name) for name in same) for row in rows}
+        kept = [row for row in self.rows if tuple(getattr(row, name) for name in same) not in new]
+        self.rows = kept + rows
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = ",\n".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
+        self._path.write_text(f'{{"rows": [\n{text}\n]}}\n')
+
+
+def markdown(rows: list[Row], federation: str) -> str:
+    """Rows of one federation, in the order that they were asked for."""
+    lines = [
+        "| method | per class | starts from | real images seen | labels | student | accuracy | bytes | seconds |",
+        "|---" * 9 + "|",
+    ]
+    for r in rows:
+        if r.federation == federation:
+            cells = (
+                *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", r.labels, r.student),
+                *(f"{r.accuracy_mean:.1%} ± {r.accuracy_std:.1%}", f"{r.release_bytes:,}", f"{r.synthesis_s:.0f}"),
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
