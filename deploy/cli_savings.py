@@ -50,7 +50,7 @@ def ledger(run: Path, out: tuple[Path, ...]) -> None:
     type=click.Choice(["both", "average", "ensemble", "none"]),
     default="both",
     show_default=True,
-    help="Teachers of the one-shot way. The ensemble's synthesis takes as many times longer as there are clients.",
+    help="Teachers of the one-shot way: the average of the clients' weights, or all of them.",
 )
 @click.option("--again", is_flag=True, help="Measure anew what an earlier call measured and kept in savings.json.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables and words as Markdown.")

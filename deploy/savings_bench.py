@@ -22,7 +22,7 @@ from deploy.quantised import sent_as
 from deploy.result import RivalRow
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
-from dsv import accuracy, predict, synthesize, train
+from dsv import accuracy, end_point_anchors, predict, synthesize, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
@@ -41,7 +41,7 @@ _QUANTISED = {
 class SavingsBench:
     """Measures every way for one finished run.
 
-    It takes as long as a few newcomers, one client with all images, and two syntheses, one of them from an ensemble.
+    It takes as long as a few newcomers, one client with all images, and two syntheses.
 
     Raises:
         DsvError: the run's images are gone, or do not fit.
@@ -170,25 +170,31 @@ class SavingsBench:
                     sent = sent_as(model, bits)
                     reached = score if bits == "float32" else self._test(sent.model)
                     yield ways_of.one_shot_weights(self._run, f"{kind}, {bits}", sent.size_bytes, reached)
-                yield self._from_one_shot(kind, model, score)
+                members = made.ensemble.members if kind == "ensemble" else ()
+                yield self._from_one_shot(kind, model, score, members)
 
-    def _from_one_shot(self, kind: str, model: nn.Module, score: float) -> Way:
+    def _from_one_shot(self, kind: str, model: nn.Module, score: float, members: Iterable[nn.Module]) -> Way:
+        """DSVs of the average's end point, or of every member's own; ``model`` gives the soft labels."""
         run, settings = self._run, self._run.settings
         count = max(settings.releases)
         config = settings.synthesis(count)
         every = self._every(f"synthesis from the {kind}", config.iterations)
+
+        def label(images: Tensor) -> Tensor:
+            return predict(model, images, settings.task(), device=self._device)
+
+        states = [member.state_dict() for member in members]
         support_set = synthesize(
-            model.to(self._device),
+            model.to(self._device) if not states else starting_model(settings),
             settings.task(),
             config,
             seed=settings.seed,
             teacher_architecture=f"{kind} of {run.harness.clients} {settings.model_spec()}"[:100],
+            anchors=end_point_anchors(states) if states else None,
+            label=label,
             compute=settings.compute(),
             on_iteration=lambda done, terms: every(done, float(terms.total.detach())),
         )
-
-        def label(images: Tensor) -> Tensor:
-            return predict(model, images, settings.task(), device=self._device)
 
         got = _downloaded(artefact.encode(support_set, settings.image_encoding, relabel=label))
         labels, reached = max(

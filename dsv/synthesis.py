@@ -43,6 +43,7 @@ def synthesize(
     labels: Tensor | None = None,
     start: Start | None = None,
     anchors: Anchors | None = None,
+    label: Callable[[Tensor], Tensor] | None = None,
     teacher_architecture: str = "",
     compute: Compute | None = None,
     ranks: Ranks | None = None,
@@ -62,7 +63,8 @@ def synthesize(
             ``config.images_per_class`` of every class when None.
         start: images to start from; noise when None.
         anchors: ask stationarity of these instead of ``model``'s end point; primal feasibility is then not asked, and
-            the terms speak of the anchors' models. Soft labels are ``model``'s.
+            the terms speak of the anchors' models.
+        label: from (N, C, H, W) uint8 images to their soft labels, (N, K) float32; ``model``'s probabilities when None.
         teacher_architecture: for the provenance; the class name when empty.
         compute: device, micro-batch, precision.
         ranks: processes that share the work; every one of them returns the whole set.
@@ -109,7 +111,7 @@ def synthesize(
     return SupportSet(
         images=images,
         labels=wanted if wanted.ndim == 1 else wanted.argmax(dim=1),
-        soft_labels=predict(model, images, task, device=compute.device),
+        soft_labels=label(images) if label else predict(model, images, task, device=compute.device),
         multipliers=final.multipliers if anchors is None else final.multipliers.mean(dim=1),
         task=task,
         provenance=provenance,

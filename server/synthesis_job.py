@@ -72,6 +72,7 @@ def publish_releases(
             seed=settings.seed,
             start=_start(settings.start, teacher, count),
             anchors=anchors,
+            label=label,
             teacher_architecture=str(teacher.spec),
             compute=compute,
             ranks=ranks,

@@ -11,6 +11,7 @@ from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors
 from protos.settings import CLIENTS, RunSettings
 from server.client_models import FOLDER, ensemble_predict, keep_client_models, load_client_models
+from server.events import Published
 from server.store import DirectoryStore
 from server.synthesis_job import publish_releases
 
@@ -41,18 +42,14 @@ def test_a_trained_head_is_put_on_the_teachers_backbone(teacher, tmp_path):
         assert torch.equal(found.model.state_dict()[name], head.get(name, tensor))
 
 
-def test_the_release_is_of_the_clients_and_labelled_by_their_mean(teacher, kept, tmp_path):
+@pytest.mark.parametrize("encoding", ["raw", "2-bit"])
+def test_the_release_is_of_the_clients_and_labelled_by_their_mean(teacher, kept, tmp_path, encoding):
+    settings = dataclasses.replace(SETTINGS, image_encoding=encoding)
     store = DirectoryStore(tmp_path / "store")
-    digests = []
+    events = []
     for models in (kept, None, kept):
-        publish_releases(
-            teacher,
-            SETTINGS,
-            store,
-            client_models=models,
-            on_event=lambda e: digests.append(getattr(e, "digest", None)),
-        )
-    of_clients, of_teacher, again = [digest for digest in digests if digest]
+        publish_releases(teacher, settings, store, client_models=models, on_event=events.append)
+    of_clients, of_teacher, again = [event.digest for event in events if isinstance(event, Published)]
     assert of_clients == again != of_teacher
     release = artefact.load(store.path(of_clients))
     expected = ensemble_predict(load_client_models(kept, teacher), release.images, "cpu")

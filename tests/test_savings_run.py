@@ -70,8 +70,7 @@ def run(trained, task, parts, tmp_path_factory):
         [RivalRow("random_real_hard", "convnet:8", 1, 0.11, 0.01, 660)],
         moved,
         Seconds(1.0, 1.0, 0.1, 1.0),
-        {**replace(SMALL, partition_file="/gone/partition.json").to_run_config(), **asdict(HARNESS)},
-        {},
+        settings={**replace(SMALL, partition_file="/gone/partition.json").to_run_config(), **asdict(HARNESS)},
     ).write(folder / "result.json")
     return folder
 
@@ -155,7 +154,7 @@ def test_what_was_measured_is_kept_and_written_in_every_format(run, measured, tm
     ("damage", "message"),
     [
         (lambda folder: (folder / "result.json").unlink(), "name the folder of a finished run"),
-        (lambda folder: (folder / "result.json").write_text("{"), "is not the result.json of a finished run"),
+        (lambda folder: (folder / "result.json").write_text("{"), "is not JSON; name the folder of a run"),
         (lambda folder: (folder / "savings.json").write_text("[]"), "is not what dsv savings wrote"),
         (lambda folder: (folder / "savings.json").write_text('{"ways": []}'), "is not what dsv savings wrote"),
         (lambda folder: swap(folder / "savings.json", '"clients": 3', '"clients": 0'), "is not what dsv savings wrote"),
