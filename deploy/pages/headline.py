@@ -54,7 +54,7 @@ class Headline:
         accuracy: of the newcomer.
         size: of its download.
         newcomer: its architecture, DSVs per class and labels, in words.
-        teacher: the teacher's accuracy.
+        teacher: a sentence on what the images come from, and its accuracy.
         savings: what it takes less, and what more, than each rival that anybody would take.
         comparisons: one per rival.
         lost_to: the rivals that are at least as accurate for no more bytes.
@@ -89,11 +89,18 @@ def headline(result: Result) -> Headline | None:
         accuracy=words.share(row.accuracy_mean),
         size=words.size(row.downloaded_bytes),
         newcomer=f"{words.short(row.architecture)}, {row.images_per_class} DSVs per class, {row.labels} labels",
-        teacher=words.share(result.teacher.accuracy),
+        teacher=_teacher(result),
         savings=_savings(row, goals),
         comparisons=comparisons,
         lost_to=list(dict.fromkeys(c.rival for c in comparisons if c.lost)),
     )
+
+
+def _teacher(result: Result) -> str:
+    clients = next((rival for rival in result.rivals if rival.name == "client_ensemble"), None)
+    if clients is None:
+        return f"The teacher that the images come from has {words.share(result.teacher.accuracy)}."
+    return f"The clients' models that the images come from have {words.share(clients.accuracy_mean)} together."
 
 
 def compare(row: NewcomerRow, rival: RivalRow) -> Comparison:
