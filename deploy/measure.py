@@ -131,12 +131,12 @@ def _rival_jobs(bench: Bench, count: int) -> list[Job]:
     images = count * task.classes
 
     def noise(seed: int) -> tuple[Tensor, Tensor]:
-        drawn, _ = _released(bench, to_uint8(noise_pixels(task, images, torch.Generator().manual_seed(seed))))
+        drawn, _ = released(bench, to_uint8(noise_pixels(task, images, torch.Generator().manual_seed(seed))))
         return drawn, _soft(bench, drawn)
 
     def real_hard(seed: int) -> tuple[Tensor, Tensor]:
         indices = random_per_class(bench.train.labels, task, count, seed)
-        return _released(bench, bench.train.load(indices))[0], bench.train.labels[indices]
+        return released(bench, bench.train.load(indices))[0], bench.train.labels[indices]
 
     def real_soft(seed: int) -> tuple[Tensor, Tensor]:
         drawn, _ = real_hard(seed)
@@ -145,7 +145,7 @@ def _rival_jobs(bench: Bench, count: int) -> list[Job]:
     def job(name: str, labels: str, data: Callable[[int], tuple[Tensor, Tensor]]) -> Job:
         first = data(bench.seed + 1)[0]
         label_bytes = len(first) * bench.encoding.label_bytes(task, soft=labels == "soft")
-        return Job(name, architecture, count, labels, _released(bench, first)[1] + label_bytes, "", data)
+        return Job(name, architecture, count, labels, released(bench, first)[1] + label_bytes, "", data)
 
     return [
         job("noise_soft", "soft", noise),
@@ -154,7 +154,7 @@ def _rival_jobs(bench: Bench, count: int) -> list[Job]:
     ]
 
 
-def _released(bench: Bench, images: Tensor) -> tuple[Tensor, int]:
+def released(bench: Bench, images: Tensor) -> tuple[Tensor, int]:
     """The images as a release gives them back, and the bytes that they take in it."""
     content = bench.encoding.encode(images)
     count, channels, height, width = images.shape

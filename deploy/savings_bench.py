@@ -15,7 +15,7 @@ from client.bootstrap import newcomer_training, train_newcomer
 from client.download import Download, download
 from deploy import savings_ways as ways_of
 from deploy.finished_run import FinishedRun, RunData
-from deploy.measure import Bench, Job, random_per_class, run_jobs, same_for_every_seed, summary
+from deploy.measure import Bench, Job, random_per_class, released, run_jobs, same_for_every_seed, summary
 from deploy.one_shot import one_shot
 from deploy.progress import Display
 from deploy.quantised import sent_as
@@ -229,10 +229,11 @@ class SavingsBench:
 
     def _drawn(self, count: int) -> tuple[float, float]:
         images, task = self._data.train, self._run.settings.task()
+        bench = self._bench(self._run.teacher())
 
         def data(seed: int) -> tuple[Tensor, Tensor]:
             indices = random_per_class(images.labels, task, count, seed)
-            return images.load(indices), images.labels[indices]
+            return released(bench, images.load(indices))[0], images.labels[indices]
 
         return self._newcomers(f"{count} real images per class", data)
 

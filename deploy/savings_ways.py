@@ -10,6 +10,7 @@ from deploy.finished_run import FinishedRun
 from deploy.measure import random_per_class
 from deploy.result import LedgerRow, NewcomerRow, RivalRow
 from deploy.savings import Kind, Way
+from protos.encodings import ImageEncoding
 from server.message_bytes import CONTROL, WEIGHTS
 
 _LABEL_BYTES = 2  # a class as uint16; as in deploy/measure.py
@@ -122,13 +123,16 @@ def fedavg_dsv(run: FinishedRun, training_s: float) -> list[Way]:
 
 
 def random_real(run: FinishedRun, row: RivalRow, images: ImageSplit, training_s: float) -> Way:
-    """Clients upload some of their images, as they are stored; newcomers are sent those with their classes.
+    """Clients upload some of their images, as they are stored; newcomers are sent those with their classes, encoded as
+    the run's releases are where that is smaller.
 
     There is no teacher in this way, so nobody has soft labels.
     """
     task = run.settings.task()
     drawn = random_per_class(images.labels, task, row.images_per_class, run.settings.seed + 1)
-    size_bytes = images.stored_bytes(drawn) + _LABEL_BYTES * len(drawn)
+    encoding = ImageEncoding(run.settings.image_encoding)
+    encoded_bytes = len(encoding.encode(images.load(drawn))) + encoding.label_bytes(task, soft=False) * len(drawn)
+    stored_bytes = images.stored_bytes(drawn) + _LABEL_BYTES * len(drawn)
     return Way(
         kind=Kind.RANDOM_REAL,
         variant=f"{row.images_per_class}/class",
@@ -136,11 +140,11 @@ def random_real(run: FinishedRun, row: RivalRow, images: ImageSplit, training_s:
         accuracy_mean=row.accuracy_mean,
         accuracy_std=row.accuracy_std,
         clients=run.harness.clients,
-        clients_up_bytes=size_bytes,
+        clients_up_bytes=stored_bytes,
         clients_down_bytes=0,
         client_exchanges=1,
         newcomer_up_bytes=request_bytes(run.result.ledger),
-        newcomer_down_bytes=size_bytes,
+        newcomer_down_bytes=min(stored_bytes, encoded_bytes),
         training_s=training_s,
         any_architecture=True,
         images_leave=True,
