@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 
 import click
@@ -114,8 +116,6 @@ def meter(server: Address, port: int, party: str, state: Path) -> None:
     Give 'dsv deploy supernode' or 'dsv bootstrap' localhost:PORT as their server. TLS passes through unopened.
     'dsv ledger STATE' shows the sums.
     """
-    import time
-
     from deploy.ledger import LEDGER_FILE, print_ledger, sums_of, write_ledger
     from deploy.meter import meters
 
@@ -123,13 +123,14 @@ def meter(server: Address, port: int, party: str, state: Path) -> None:
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DsvError(f"cannot use the state folder {state}: {error.strerror}; name another") from None
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with meters() as counted:
         counted.relay(party, server, port)
         click.echo(f"counting what passes localhost:{port} on its way to {server}")
         try:
-            while True:
+            while not stop.wait(_WRITE_EVERY_S):
                 write_ledger(state / LEDGER_FILE, sums_of(counted.read()))
-                time.sleep(_WRITE_EVERY_S)
         except KeyboardInterrupt:
             pass
         finally:
