@@ -26,7 +26,7 @@ from benchmarks.zero_shot_methods import make, permitted
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from client.bootstrap import newcomer_training, train_newcomer
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
-from dsv import ModelSpec, Provenance, SupportSet, accuracy, build_model, model_digest, predict
+from dsv import ModelSpec, Provenance, SupportSet, accuracy, build_model, model_digest, predict, share_correct
 from protos import artefact
 
 UNTRAINED = "untrained"
@@ -92,7 +92,7 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
         )
     if bench.trajectory.one_shot:
         seen = bench.trajectory.ensemble(images.test, bench.device)
-        reached = float((seen.argmax(dim=1) == images.test_labels).float().mean())
+        reached = share_correct(seen, images.test_labels)
         size_bytes = sent_as(teacher.model, FLOAT32).size_bytes * len(bench.trajectory.counts)
         rows.append(
             dataclasses.replace(

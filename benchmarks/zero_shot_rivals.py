@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -135,21 +135,15 @@ def gradient_matching(
     return to_uint8(pixels)
 
 
-@dataclass
-class _Statistics:
+def _statistics_distance(layers: Sequence[nn.BatchNorm2d], seen: Sequence[Tensor]) -> Tensor:
     """Distance of a batch's mean and variance from a batch norm's running ones, summed over the layers."""
-
-    layers: list[nn.BatchNorm2d]
-    inputs: list[Tensor] = field(default_factory=list)
-
-    def loss(self, seen: list[Tensor]) -> Tensor:
-        terms = []
-        for layer, given in zip(self.layers, seen, strict=True):
-            assert layer.running_mean is not None and layer.running_var is not None
-            mean, variance = given.mean(dim=(0, 2, 3)), given.var(dim=(0, 2, 3), unbiased=False)
-            terms.append(torch.linalg.vector_norm(mean - layer.running_mean))
-            terms.append(torch.linalg.vector_norm(variance - layer.running_var))
-        return torch.stack(terms).sum()
+    terms = []
+    for layer, given in zip(layers, seen, strict=True):
+        assert layer.running_mean is not None and layer.running_var is not None
+        mean, variance = given.mean(dim=(0, 2, 3)), given.var(dim=(0, 2, 3), unbiased=False)
+        terms.append(torch.linalg.vector_norm(mean - layer.running_mean))
+        terms.append(torch.linalg.vector_norm(variance - layer.running_var))
+    return torch.stack(terms).sum()
 
 
 def batch_norm_inversion(
@@ -165,7 +159,7 @@ def batch_norm_inversion(
     if not layers:
         raise ValueError("the teacher has no batch norm; its statistics cannot be matched")
     model.to(device).eval()
-    statistics, generator = _Statistics(layers), torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(task.classes).repeat_interleave(per_class)
     pixels = noise_pixels(task, len(labels), generator).to(device).requires_grad_()
     labels = labels.to(device)
@@ -175,7 +169,7 @@ def batch_norm_inversion(
         for iteration in range(iterations):
             seen.clear()
             logits = model(augment(normalise(pixels, task), generator))
-            loss = functional.cross_entropy(logits, labels) + 0.1 * statistics.loss(seen)
+            loss = functional.cross_entropy(logits, labels) + 0.1 * _statistics_distance(layers, seen)
             _descend(optimiser, pixels, loss + 0.01 * total_variation(pixels), step, iteration / iterations)
     return to_uint8(pixels)
 

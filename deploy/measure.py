@@ -16,7 +16,7 @@ from client.download import Download
 from deploy.options import HarnessSettings
 from deploy.result import ConfusionRow, NewcomerRow, RivalRow
 from deploy.workers import workers
-from dsv import ModelSpec, Task, accuracy, build_model, confusion_counts, noise_pixels, predict, to_uint8
+from dsv import ModelSpec, Task, accuracy, build_model, confusion_counts, noise_pixels, predict, share_correct, to_uint8
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
@@ -191,7 +191,7 @@ def client_ensemble(bench: Bench, weights_bytes: int) -> RivalRow:
         weights_bytes: of one model.
     """
     seen = _soft(bench, bench.test_images)
-    score = float((seen.argmax(dim=1) == bench.test_labels).float().mean())
+    score = share_correct(seen, bench.test_labels)
     count = len(bench.clients)
     return RivalRow("client_ensemble", str(bench.teacher.spec), 0, score, 0.0, count * weights_bytes)
 
@@ -209,8 +209,7 @@ def run_jobs(bench: Bench, jobs: list[Job], note: Note) -> list[list[Outcome]]:
         images, targets = job.data(seed)
         model = train_newcomer(job.architecture, images, targets, task, config, seed=seed, device=bench.device)
         seen = predict(model, bench.test_images, task, device=bench.device)
-        score = float((seen.argmax(dim=1) == bench.test_labels).float().mean())
-        return Outcome(score, confusion_counts(seen, bench.test_labels))
+        return Outcome(share_correct(seen, bench.test_labels), confusion_counts(seen, bench.test_labels))
 
     seeds = range(bench.seed + 1, bench.seed + 1 + harness.newcomer_seeds)
     with workers(bench.device) as pool:

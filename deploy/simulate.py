@@ -21,7 +21,7 @@ from deploy.measure import Bench, client_ensemble, confusion_row, measure
 from deploy.options import HarnessSettings
 from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
-from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_counts, predict
+from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_counts, predict, share_correct
 from protos.checkpoint import load_checkpoint
 from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, as_record, exchanged_tensors, starting_model
@@ -164,7 +164,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     finished = time.perf_counter()
     moved = [e for e in events if isinstance(e, BytesMoved)]
     seen = predict(teacher.model, test_images, teacher.task, device=device)
-    score = float((seen.argmax(dim=1) == data.test.labels).float().mean())
+    score = share_correct(seen, data.test.labels)
     weights_bytes = max(e.bytes for e in moved if (e.purpose, e.direction) == (WEIGHTS, "down"))
     if settings.trainable != WHOLE:  # a newcomer holds no backbone: taking the teacher means taking all of it
         weights_bytes = as_record(exchanged_tensors(teacher.model, WHOLE)).count_bytes()

@@ -22,7 +22,7 @@ from dsv.deepkkt import (
 )
 from dsv.device import checked_device
 from dsv.errors import DsvError
-from dsv.evaluation import accuracy, predict
+from dsv.evaluation import accuracy, predict, share_correct
 from dsv.frames import Frames
 from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
 from dsv.latents import blend, edit, interpolate, mix
@@ -111,6 +111,7 @@ __all__ = [
     "read_picture",
     "relative_l2",
     "select",
+    "share_correct",
     "sheet",
     "start_training",
     "states_digest",

@@ -29,4 +29,9 @@ def accuracy(
     model: nn.Module, images: Tensor, labels: Tensor, task: Task, *, device: torch.device | str = "cpu"
 ) -> float:
     """Share of (N, C, H, W) uint8 images whose most probable class is their (N,) int64 label, 0 to 1."""
-    return float((predict(model, images, task, device=device).argmax(dim=1) == labels).float().mean())
+    return share_correct(predict(model, images, task, device=device), labels)
+
+
+def share_correct(probabilities: Tensor, labels: Tensor) -> float:
+    """Share of the (N, K) probabilities whose largest is that of the (N,) int64 label, 0 to 1."""
+    return float((probabilities.argmax(dim=1) == labels).float().mean())

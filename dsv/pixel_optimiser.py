@@ -132,7 +132,7 @@ class PixelOptimiser:
         if self._anchors is None:
             candidates = Candidates(self._pixels, self._labels, self._multipliers, self._total)
             return kkt_gradient(self._engine, candidates, views, weights)
-        # Primal feasibility is not asked of models that have not learnt to tell the classes yet.
+        # Primal feasibility is not asked: a client may know but a few of the classes.
         first = self._at_random_anchor(views[0], replace(weights, primal=0.0))
         second = self._at_random_anchor(views[1], replace(weights, primal=0.0, total_variation=0.0, norm=0.0))
         stationarity = first.terms.stationarity + second.terms.stationarity
