@@ -92,7 +92,7 @@ def _options(name: str, quality: int | None, channels: int) -> dict[str, Any]:
 
 
 def _opened(content: bytes, name: str, mode: str, size: tuple[int, int]) -> Pixels:
-    from PIL import Image, UnidentifiedImageError, features
+    from PIL import Image, features
 
     if not (name == "png" or features.check(name)):
         raise DsvError(f"images are encoded as {name}, which this machine's Pillow does not read; install a newer one")
@@ -101,7 +101,8 @@ def _opened(content: bytes, name: str, mode: str, size: tuple[int, int]) -> Pixe
             if opened.size != size:
                 raise DsvError(f"images are a {name} picture of {opened.size}, expected {size}")
             return numpy.asarray(opened.convert(mode)).reshape(size[1], size[0], -1)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    # RuntimeError: what Pillow makes of most faults that libavif finds.
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError):
         raise DsvError(f"images are a damaged {name} picture") from None
 
 
