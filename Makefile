@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP) ## the main job, end to end, on the bundled digits
 	$(BIN)/dsv demo
 
-test: lint ## what CI runs
-	$(BIN)/python -m pytest -m "not slow"
+test: lint ## what CI runs; its property tests draw the same examples each time
+	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile=ci
 
-test-all: lint ## the slow tests too
+test-all: lint ## the slow tests too, and every property test with new random examples
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
