@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ NORMS = ("instance", "batch", "group", "layer", "none")
 POOLINGS = ("average", "max")
 _TORCHVISION = "torchvision."
 _DEFAULT_NORM = {"convnet": "instance", "resnet18": "group"}
+_GLOBAL_RANDOM_STATE = threading.Lock()  # layers draw from it alone, so models are built one at a time
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class ModelSpec:
 def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu") -> nn.Module:
     """A freshly initialised classifier: (N, channels, H, W) normalised float images to (N, classes) logits.
 
-    The same ``spec`` and ``seed`` give the same weights; the global random state is left as it was.
+    The same ``spec`` and ``seed`` give the same weights; the global random state is left as it was. Threads may
+    build models at once.
 
     Raises:
         DsvError: unknown architecture, norm or pooling, or an image too small for the architecture.
@@ -78,7 +81,7 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
         raise DsvError(f"unknown norm {spec.norm!r}; choose one of: default, {', '.join(NORMS)}")
     if spec.pooling not in POOLINGS or (spec.pooling != "average" and spec.architecture != "convnet"):
         raise DsvError(f"unknown pooling {spec.pooling!r} of {spec.architecture}; convnet has {', '.join(POOLINGS)}")
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if spec.architecture == "convnet":
             model: nn.Module = _ConvNet(spec)

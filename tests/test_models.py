@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -24,6 +26,15 @@ def test_every_norm(architecture, norm):
 def test_the_convnet_of_dataset_condensation_has_its_published_size():
     count = sum(p.numel() for p in build_model(ModelSpec.parse("convnet", COLOUR), seed=0).parameters())
     assert count == 320_010
+
+
+def test_threads_that_build_at_once_do_not_mix_their_seeds():
+    spec = ModelSpec.parse("convnet:64", KNOWN_TASKS["digits"])
+    alone = [build_model(spec, seed=seed).classifier.weight for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            together = pool.map(lambda seed: build_model(spec, seed=seed).classifier.weight, range(8))
+            assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_the_seed_alone_decides_and_the_global_state_is_left():
