@@ -3,9 +3,11 @@
     python -m benchmarks.synthesis [--device cuda] [--cases small] [--compiled]
 
 ConvNet (width 128) at 32 px with 10, 50, 100 and 500 DSVs, ResNet-50 at 224 px with 8, one copy of the candidates (no
-augmentation). Times are the best of several, taken in turns in one process. Memory is the growth of the peak over what
-was there before: of the process's resident set, each measurement in a process of its own, or of the CUDA allocator.
-Writes docs/results/synthesis.json and prints a Markdown table.
+augmentation); gains and offsets of the norms lie where training may leave them. Ours asks stationarity of what the
+per-layer cosine depends on, as ``synthesize`` does, the plain loop of all parameters. Times are the best of several,
+taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
+set, each measurement in a process of its own, or of the CUDA allocator. Writes docs/results/synthesis.json and prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ from dsv import (
     KktWeights,
     ModelSpec,
     StationarityEngine,
+    Task,
     build_model,
     chosen_parameters,
     deepkkt_loss,
     kkt_gradient,
+    scale_invariant_parameters,
+    steered_by_cosine,
 )
 
 CASES = {"small": ("convnet", 128, 32, 10, (10, 50, 100, 500)), "large": ("resnet50", 0, 224, 1000, (8,))}
@@ -62,14 +67,14 @@ Step = Callable[[], torch.Tensor]
 
 def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
     """One iteration of ours and of the plain loop; each returns the gradient in the images."""
-    name, width, side, classes, _ = CASES[case]
-    model = compute.place(build_model(ModelSpec(name, 3, side, classes, width), seed=0))
+    _, _, side, classes, _ = CASES[case]
+    model, task = compute.place(_model(case)), _task(case)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, side, side, generator=generator).to(compute.device)
     multipliers = torch.rand(count, generator=generator).to(compute.device)
     labels = (torch.arange(count) % classes).to(compute.device)
     parameters, distance = chosen_parameters(model), DISTANCES["layer-cosine"]
-    engine = StationarityEngine(model, parameters, distance, compute=compute)
+    engine = StationarityEngine(model, *steered_by_cosine(model, task, parameters), compute=compute)
     candidates = Candidates(images, labels, multipliers, count)
 
     def ours() -> torch.Tensor:
@@ -90,6 +95,23 @@ def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
         return torch.autograd.grad(terms.total, leaves)[0]
 
     return ours, plain
+
+
+def _task(case: str) -> Task:
+    _, _, side, classes, _ = CASES[case]
+    return Task(3, side, tuple(str(k) for k in range(classes)), (0.5,) * 3, (0.5,) * 3)
+
+
+def _model(case: str) -> torch.nn.Module:
+    """With norms that are not at 1 and 0: an offset of 0 would be left out too."""
+    name, width, side, classes, _ = CASES[case]
+    model = build_model(ModelSpec(name, 3, side, classes, width), seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model
 
 
 def timed(step: Step, device: str) -> float:
@@ -159,11 +181,17 @@ def measure(case: str, count: int, compute: Compute) -> Row:
 
 
 def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) -> float | None:
-    """Arithmetic of the two passes (nine forward passes' worth) per second, over what a matrix product reaches."""
+    """Arithmetic of the two passes per second, over what a matrix product reaches.
+
+    Nine forward passes' worth, of which three are for the weights' own gradients and tangents, where there are any.
+    """
     if compute.device == "cpu":
         return None
-    name, width, side, classes, _ = CASES[case]
-    model = build_model(ModelSpec(name, 3, side, classes, width), seed=0)
+    model, side = _model(case), CASES[case][2]
+    everything = chosen_parameters(model)
+    left_out = scale_invariant_parameters(model, _task(case), everything)
+    weights = {name: p.numel() for name, p in everything.items() if p.ndim > 1}
+    passes = 9 - 3 * sum(weights.get(name, 0) for name in left_out) / sum(weights.values())
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -172,7 +200,7 @@ def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) ->
     product: Step = lambda: matrix @ matrix  # noqa: E731
     with compute.running():
         reached = 2 * 8192**3 / min(timed(product, compute.device) for _ in range(5))
-    return float(9 * count * counter.get_total_flops() / seconds / reached)
+    return float(passes * count * counter.get_total_flops() / seconds / reached)
 
 
 @click.command()

@@ -33,6 +33,7 @@ from dsv.pixel_optimiser import Start
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
 from dsv.resume import Checkpointing
+from dsv.scale_invariance import scale_invariant_parameters, steered_by_cosine
 from dsv.selection import Selection, SelectionConfig, select
 from dsv.sheet import sheet
 from dsv.show import Picture, contact_sheet, ranked
@@ -110,12 +111,14 @@ __all__ = [
     "ranks_of_torchrun",
     "read_picture",
     "relative_l2",
+    "scale_invariant_parameters",
     "select",
     "share_correct",
     "sheet",
     "start_training",
     "states_digest",
     "stationarity_loss",
+    "steered_by_cosine",
     "synthesize",
     "to_uint8",
     "total_variation",

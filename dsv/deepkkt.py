@@ -126,8 +126,11 @@ def relative_l2(parameters: Parameters, reconstruction: Parameters) -> Tensor:
     return distance / torch.stack([p.square().sum() for p in parameters.values()]).sum()
 
 
-def layer_cosine(parameters: Parameters, reconstruction: Parameters) -> Tensor:
+def layer_cosine(parameters: Parameters, reconstruction: Parameters, *, blind: int = 0) -> Tensor:
     """Mean over the parameter tensors of 1 - cosine similarity: 0 when all directions agree, 2 when opposed.
+
+    Args:
+        blind: number of further tensors that were left out because their similarity is 0 (``scale_invariance.py``).
 
     Blind to lengths, hence to a common scale of the multipliers. A bias in front of a normalisation has no gradient but
     rounding errors, whose direction must not count: lengths below 1e-5 of the whole reconstruction's fade out.
@@ -139,7 +142,7 @@ def layer_cosine(parameters: Parameters, reconstruction: Parameters) -> Tensor:
         # A length has no derivative at 0; there the similarity is 0 whatever is in its place.
         length = theirs.square().sum().clamp(min=1e-30).sqrt() + 1e-5 * whole
         cosines.append(torch.dot(ours, theirs) / (length * torch.linalg.vector_norm(ours).clamp(min=1e-12)))
-    return 1 - torch.stack(cosines).mean()
+    return 1 - torch.stack(cosines).sum() / (len(cosines) + blind)
 
 
 DISTANCES: dict[str, Distance] = {"mean-l1": mean_l1, "relative-l2": relative_l2, "layer-cosine": layer_cosine}

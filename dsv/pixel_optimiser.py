@@ -11,13 +11,14 @@ from torch.nn import functional
 
 from dsv.anchors import Anchors
 from dsv.compute import Compute
-from dsv.deepkkt import DISTANCES, KktTerms, KktWeights, project_dual
+from dsv.deepkkt import DISTANCES, KktTerms, KktWeights, Parameters, layer_cosine, project_dual
 from dsv.errors import DsvError
 from dsv.kkt_gradient import Candidates, KktGradient, View, kkt_gradient
 from dsv.parameters import chosen_parameters
 from dsv.pixels import noise_pixels, normalise
 from dsv.ranks import Ranks
 from dsv.resume import SynthesisState
+from dsv.scale_invariance import steered_by_cosine
 from dsv.stationarity_engine import StationarityEngine
 from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task
@@ -58,9 +59,12 @@ class PixelOptimiser:
         self._task, self._config, self._compute, self._ranks = task, config, compute, ranks
         self._total, self._own = len(labels), ranks.share(len(labels))
         self._labels = labels[self._own].to(compute.device)
-        parameters = chosen_parameters(model, config.stationary_parameters)
+        parameters: Parameters = chosen_parameters(model, config.stationary_parameters)
+        distance = DISTANCES[config.distance]
+        if distance is layer_cosine and anchors is None:  # an anchor's target may be another than its own weights
+            parameters, distance = steered_by_cosine(model, task, parameters)
         self._chosen = tuple(parameters)
-        self._engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute, ranks=ranks)
+        self._engine = StationarityEngine(model, parameters, distance, compute=compute, ranks=ranks)
         self._augmentation = config.augmentation(task)
         self._generator = torch.Generator()
         self.iteration = 0

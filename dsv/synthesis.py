@@ -26,7 +26,7 @@ from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Raised whenever the same options and seed would give other DSVs; stands in every set's provenance."""
 
 

@@ -29,8 +29,8 @@ class TrainingConfig:
         learning_rate: at the first step.
         cosine: whether the rate falls to 0 along a cosine, or stays.
         weight_decay: L2 inside the gradient (SGD, Adam), or AdamW's decoupled decay.
-        batch_size: images a step, taken from an endless row of shuffled passes over the data: a set smaller than a
-            batch is in it several times, each time augmented anew.
+        batch_size: images a step, taken from an endless row of shuffled passes over the data. A smaller set is a batch
+            of its own; one below ``SMALLEST_BATCH`` is in it several times, each time augmented anew.
         translate, crop: of ``Augmentation``; mirroring follows the task.
         mixup: alpha of the Beta distribution that pairs of images and labels are mixed with (Zhang et al.,
             arXiv:1710.09412); 0 turns it off.
@@ -49,18 +49,21 @@ class TrainingConfig:
     bfloat16: bool = False
 
 
-NEWCOMER_STEPS = 280
+NEWCOMER_STEPS = 500
+
+SMALLEST_BATCH = 8
+"""Batch norm needs more than one value of a channel, and a mean that is worth something."""
 
 
 def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
-    """How a model is trained from a few images a class; measured in docs/results.md."""
+    """How a model is trained from a few images a class; measured in docs/zero-shot.md."""
     return TrainingConfig(
         steps=steps,
         optimiser="adamw",
-        learning_rate=0.01,
+        learning_rate=0.005,
         cosine=True,
         weight_decay=5e-4,
-        batch_size=48,
+        batch_size=24,
         mixup=0.4,
     )
 
@@ -101,13 +104,14 @@ def train(
     start_training(model)
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.int64)
+    size = min(config.batch_size, max(len(images), SMALLEST_BATCH))
     for step in range(config.steps):
         if config.cosine:
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        while len(order) < config.batch_size:
+        while len(order) < size:
             order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        chosen, order = order[: config.batch_size], order[config.batch_size :]
+        chosen, order = order[:size], order[size:]
         batch = augment(from_uint8(images[chosen], task, device=device, dtype=torch.float32), generator)
         labels = probabilities[chosen].to(device)
         if config.mixup > 0:
