@@ -59,6 +59,10 @@ class StationarityEngine:
         self._parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         self._distance = distance
         self._target: Parameters = self._parameters
+        # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.11 falls
+        # back to eager, or fails): where it is asked for, the parameters that nothing speaks of get a tangent of zeros.
+        still = [(n, p.detach()) for n, p in model.named_parameters() if self.compute.compiled and n not in parameters]
+        others, zeros = dict(still), {name: torch.zeros_like(p) for name, p in still}
 
         def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             logits = functional_call(model, dict(chosen), (inputs,))
@@ -75,16 +79,16 @@ class StationarityEngine:
                 images, (found, logits) = grad(weighted, has_aux=True)(batch.inputs)
                 return (images, found), logits
 
-            fixed_point = {name: p.detach() for name, p in self._parameters.items()}
+            fixed_point = others | {name: p.detach() for name, p in self._parameters.items()}
             zero = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
-            at, towards = (fixed_point, zero), (dict(direction), torch.ones_like(zero))
+            at, towards = (fixed_point, zero), (zeros | dict(direction), torch.ones_like(zero))
             derivatives: Any = jvp(gradient, at, towards, has_aux=True)  # torch types it as a pair, it is a triple
             (images, slopes), logits = derivatives[1:]
             return images, slopes, logits
 
         def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
-            at = ({name: p.detach() for name, p in self._parameters.items()},)
-            slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, (dict(direction),))[1]
+            at = (others | {name: p.detach() for name, p in self._parameters.items()},)
+            slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, (zeros | dict(direction),))[1]
             return slope
 
         self._slopes = torch.compile(slopes) if self.compute.compiled else slopes

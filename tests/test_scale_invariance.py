@@ -1,12 +1,14 @@
 """Leaving out what the per-layer cosine cannot see changes nothing but the time."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
 from dsv import (
     Candidates,
+    Compute,
     KktWeights,
     ModelSpec,
     StationarityEngine,
@@ -84,3 +86,25 @@ def test_where_nothing_is_left_everything_stays():
     kept, distance = steered_by_cosine(model, TASK, chosen)
     assert kept is chosen
     assert distance is layer_cosine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patterns", ["*", "features.9.*,classifier.*"])
+def test_compiled_in_one_piece_where_layers_are_left_out(patterns, monkeypatch):
+    """Without a tangent for a normalisation's input, torch.compile falls back to eager, unless it must not."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, fullgraph=True))
+    task = dataclasses.replace(TASK, image_size_px=16)
+    model = trained("instance", size_px=16).float()
+    images = torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    candidates = Candidates(images, torch.arange(7) % 3, torch.ones(7), 7)
+    kept, distance = steered_by_cosine(model, task, chosen_parameters(model, patterns))
+    compiled, eager = (
+        kkt_gradient(
+            StationarityEngine(model, kept, distance, compute=Compute(micro_batch=4, compiled=compiled)),
+            candidates,
+            [(1.0, lambda pixels, first: pixels * 1.0)],
+            KktWeights(primal=0.1, total_variation=0.0, norm=0.0, augmented=0.0),
+        ).images
+        for compiled in (True, False)
+    )
+    assert float((compiled - eager).norm()) <= 0.01 * float(eager.norm())
