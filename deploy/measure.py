@@ -53,6 +53,11 @@ class Job:
     digest: str
     data: Callable[[int], tuple[Tensor, Tensor]]
 
+    def __str__(self) -> str:
+        """For the progress, in the words that there are."""
+        count = f"{self.images_per_class}/class" if self.images_per_class else ""
+        return " ".join(word for word in (self.name, count, self.labels, self.architecture) if word)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -219,8 +224,7 @@ def run_jobs(bench: Bench, jobs: list[Job], note: Note) -> list[list[Outcome]]:
             at, k = futures[future]
             results[at][k] = future.result()
             job, score = jobs[at], results[at][k].accuracy
-            told = f"{job.name} {job.images_per_class}/class {job.labels} {job.architecture}: {score:.1%}"
-            note(done, len(futures), told)
+            note(done, len(futures), f"{job}: {score:.1%}")
     return results
 
 

@@ -7,8 +7,8 @@ arXiv:1706.05350), for every image:
     <theta_l, grad_l L(x, y)> = 0,   hence   cos(theta_l, -sum_i lambda_i grad_l L_i) = 0,
 
 whatever the candidates are. Such a layer adds a constant to ``layer_cosine`` and nothing to its gradient, so a
-synthesis leaves it out and is faster by its share: the three convolutions of a ConvNet hold nine tenths of the work on
-weights. Up to the small constant that a normalisation adds to the variance, the loss is the same.
+synthesis leaves it out and is faster by its share: a third for a ConvNet, whose convolutions hold nearly all weights.
+Up to the small constant that a normalisation adds to the variance, the loss is the same.
 """
 
 from __future__ import annotations
