@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dsv.errors import DsvError
+from dsv.support_set import state_digest
 
 State = Mapping[str, Tensor]
 """A model's ``state_dict``."""
@@ -59,9 +60,5 @@ def end_point_anchors(models: Sequence[State]) -> Anchors:
 
 
 def states_digest(states: Sequence[State]) -> str:
-    """SHA-256 over the bytes of all tensors in name order."""
-    digest = hashlib.sha256()
-    for state in states:
-        for name, tensor in sorted(state.items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    """SHA-256 over the ``state_digest`` of each, in their order."""
+    return hashlib.sha256("".join(state_digest(state) for state in states).encode()).hexdigest()

@@ -185,9 +185,14 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 over name, dtype, shape and little-endian bytes of every tensor of the model's state, in name order."""
+    """``state_digest`` of the model's state."""
+    return state_digest(model.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and little-endian bytes of every tensor of a model's state, in name order."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
