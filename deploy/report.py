@@ -14,6 +14,8 @@ from deploy.result import NewcomerRow, Result, RivalRow
 def print_report(result: Result, run_dir: Path) -> None:
     """Newcomers, and beside them what they could have had instead."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a file has no edge to cut a figure off at
     table = Table(
         title="Test accuracy of newcomers, and of what they could have had instead",
         title_justify="left",
@@ -43,7 +45,7 @@ _RIVALS = {
     "random_real_hard": ("random real images", "hard"),
     "random_real_soft": ("random real images", "soft"),
     "teacher_weights": ("teacher's weights", "-"),
-    "client_ensemble": ("all clients' weights", "-"),
+    "client_ensemble": ("clients' ensemble", "-"),
 }
 
 

@@ -43,7 +43,7 @@ def accuracies(result: Result) -> list[Chart]:
         _Group("random real images", [r for r in rivals if r.name.startswith("random_real")], SERIES[1], "s"),
         _Group("noise images", [r for r in rivals if r.name.startswith("noise")], MUTED, "X"),
         _Group("teacher's weights", [r for r in rivals if r.name == "teacher_weights"], SERIES[2], "^"),
-        _Group("all clients' weights", [r for r in rivals if r.name == "client_ensemble"], SERIES[2], "v"),
+        _Group("clients' ensemble", [r for r in rivals if r.name == "client_ensemble"], SERIES[2], "v"),
     ]
     groups = [group for group in groups if group.rows]
     charts = [_per_byte(groups)]

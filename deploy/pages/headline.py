@@ -14,7 +14,7 @@ RIVALS = {
     "random_real_hard": ("as many random real images", "hard labels"),
     "random_real_soft": ("as many random real images", "soft labels"),
     "teacher_weights": ("the teacher's weights", ""),
-    "client_ensemble": ("all clients' weights", ""),
+    "client_ensemble": ("clients' ensemble", ""),
 }
 """A rival's name in result.json in words, and its labels."""
 _NO_GOAL = ("untrained", "noise_soft")
