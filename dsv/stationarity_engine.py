@@ -59,7 +59,7 @@ class StationarityEngine:
         self._parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         self._distance = distance
         self._target: Parameters = self._parameters
-        # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.11 falls
+        # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.15 falls
         # back to eager, or fails): where it is asked for, the parameters that nothing speaks of get a tangent of zeros.
         still = [(n, p.detach()) for n, p in model.named_parameters() if self.compute.compiled and n not in parameters]
         others, zeros = dict(still), {name: torch.zeros_like(p) for name, p in still}
