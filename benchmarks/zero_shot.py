@@ -37,7 +37,8 @@ def trained(bench: Bench, made: Made, labels: str, architecture: str, students: 
     task = bench.trajectory.task
     targets = _targets(bench, made, labels)
     config = newcomer_training(students.steps)
-    test, test_labels = bench.images.test[: students.test_images], bench.images.test_labels[: students.test_images]
+    every = -(-len(bench.images.test) // students.test_images)  # the first ones may be of a few classes
+    test, test_labels = bench.images.test[::every], bench.images.test_labels[::every]
     found = []
     for seed in range(1, students.seeds + 1):
         model = train_newcomer(architecture, made.images, targets, task, config, seed=seed, device=bench.device)
@@ -154,7 +155,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--students", default="", help="Architectures; the teacher's own when empty.")
 @click.option("--student-seeds", default=3, show_default=True)
 @click.option("--student-steps", default=newcomer_training().steps, show_default=True)
-@click.option("--test-images", default=10_000, show_default=True, help="At most so many test images.")
+@click.option("--test-images", default=10_000, show_default=True, help="At most so many test images, evenly spaced.")
 @click.option("--iterations", default=300, show_default=True, help="Of a synthesis from the teacher.")
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
 @click.option("--device", default="cpu", show_default=True)
