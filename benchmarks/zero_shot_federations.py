@@ -65,7 +65,7 @@ FEDERATIONS: dict[str, Federation] = {
     "digits-one-shot-0.5": Federation(_small(rounds=1, local_epochs=40, dirichlet_alpha=0.5), 5),
     "fashion-iid": Federation(_fashion(partitioner="iid"), 10, 10_000),
     "fashion-0.5": Federation(_fashion(), 10, 10_000),
-    "cifar10-narrow-iid": Federation(_cifar("convnet:32", partitioner="iid", local_epochs=2), 10, 10_000),
+    "cifar10-narrow-iid": Federation(_cifar("convnet:32", partitioner="iid"), 10),
     "cifar10-iid": Federation(_cifar(partitioner="iid"), 10),
     "cifar10-0.5": Federation(_cifar(), 10),
     "cifar10-one-shot-0.1": _one_shot(0.1),

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from benchmarks.zero_shot_bench import Bench, Made, Method, class_labels
 from benchmarks.zero_shot_federations import State
 from benchmarks.zero_shot_rivals import batch_norm_inversion, distribution_matching, gradient_matching
+from benchmarks.zero_shot_starts import best_crops, best_leaves, leaves_start, public_start, random_crops, random_leaves
 from deploy.one_shot import Ensemble
 from dsv import (
     PRESETS,
@@ -23,9 +22,6 @@ from dsv import (
     SynthesisConfig,
     end_point_anchors,
     noise_pixels,
-    picture_paths,
-    predict,
-    read_picture,
     select,
     states_digest,
     synthesize,
@@ -61,43 +57,6 @@ def _selected_real(bench: Bench, per_class: int, seed: int) -> Made:
     return Made(images[chosen], labels[chosen], "real", len(labels))
 
 
-def _crops(bench: Bench, count: int, generator: torch.Generator) -> Tensor:
-    """Random square crops, a quarter to the whole of the side, of the public pictures, (count, C, H, W) uint8."""
-    if bench.crops_folder is None:
-        raise ValueError("public crops need --crops, a folder of public pictures")
-    task = bench.trajectory.task
-    large = replace(task, image_size_px=max(128, task.image_size_px))
-    pictures = torch.stack([read_picture(path, large) for path in picture_paths(bench.crops_folder)])
-    crops = []
-    for _ in range(count):
-        picture = pictures[int(torch.randint(len(pictures), (1,), generator=generator))]
-        side = int(large.image_size_px * float(0.25 + 0.75 * torch.rand(1, generator=generator)))
-        room = large.image_size_px - side + 1
-        top, left = (int(torch.randint(room, (1,), generator=generator)) for _ in range(2))
-        crop = picture[None, :, top : top + side, left : left + side].float()
-        crops.append(functional.interpolate(crop, task.image_size_px, mode="area").round().to(torch.uint8))
-    return torch.cat(crops)
-
-
-def _best_of(bench: Bench, pool: Tensor, per_class: int) -> Tensor:
-    """For every class the crops that the teacher is surest of, sorted by class."""
-    seen = predict(bench.teacher.model, pool, bench.trajectory.task)
-    return torch.cat([seen[:, label].topk(per_class).indices for label in range(bench.trajectory.task.classes)])
-
-
-def _random_crops(bench: Bench, per_class: int, seed: int) -> Made:
-    """Hard labels are what the teacher takes each crop for."""
-    count = len(class_labels(bench, per_class))
-    drawn = _crops(bench, count, torch.Generator().manual_seed(seed))
-    return Made(drawn, predict(bench.teacher.model, drawn, bench.trajectory.task).argmax(dim=1), "public", 0)
-
-
-def _best_crops(bench: Bench, per_class: int, seed: int) -> Made:
-    labels = class_labels(bench, per_class)
-    pool = _crops(bench, 20 * len(labels) + 2_000, torch.Generator().manual_seed(seed))
-    return Made(pool[_best_of(bench, pool, per_class)], labels, "public", 0)
-
-
 def _update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -> Anchors:
     """Every client's update of every round.
 
@@ -130,20 +89,24 @@ def _round_updates(bench: Bench) -> Anchors:
     return _update_anchors(rounds[:-1], [[state] for state in rounds[1:]])
 
 
-def _dsv(config: SynthesisConfig, *, public: bool = False, anchors: Callable[[Bench], Anchors] | None = None) -> Method:
+def _dsv(
+    config: SynthesisConfig,
+    *,
+    start: Callable[[Bench, int, int], Start] | None = None,
+    anchors: Callable[[Bench], Anchors] | None = None,
+) -> Method:
     def make(bench: Bench, per_class: int, seed: int) -> Made:
-        start = Start("public-crops", _best_crops(bench, per_class, seed).images) if public else None
         wanted = replace(config, images_per_class=per_class, iterations=bench.iterations)
         found = synthesize(
             bench.teacher.model,
             bench.trajectory.task,
             wanted,
             seed=seed,
-            start=start,
+            start=start(bench, per_class, seed) if start else None,
             anchors=anchors(bench) if anchors else None,
             compute=Compute(bench.device),
         )
-        return Made(found.images, found.labels, "public" if public else "noise", 0)
+        return Made(found.images, found.labels, "public" if start is public_start else "noise", 0)
 
     return make
 
@@ -199,8 +162,10 @@ def _batch_norm(bench: Bench, per_class: int, seed: int) -> Made:
 
 METHODS: dict[str, Method] = {
     "noise": _noise,
-    "public crops, random": _random_crops,
-    "public crops, best": _best_crops,
+    "public crops, random": random_crops,
+    "public crops, best": best_crops,
+    "dead leaves, random": random_leaves,
+    "dead leaves, best": best_leaves,
     "random real": _random_real,
     "selected real": _selected_real,
     "DM": _dm,
@@ -208,9 +173,10 @@ METHODS: dict[str, Method] = {
     "batch-norm inversion": _batch_norm,
     "DSV, paper": _dsv(PRESETS["paper-cifar"]),
     "DSV, end point": _dsv(_DEFAULT),
+    "DSV, from dead leaves": _dsv(_DEFAULT, start=leaves_start),
     "DSV, coarse to fine": _dsv(replace(_DEFAULT, coarse_stages=2)),
     "DSV, total variation": _dsv(replace(_DEFAULT, total_variation_weight=0.05)),
-    "DSV, from public crops": _dsv(_DEFAULT, public=True),
+    "DSV, from public crops": _dsv(_DEFAULT, start=public_start),
     "DSV, rounds' updates": _dsv(_DEFAULT, anchors=_round_updates),
     "DSV, clients' updates": _dsv(_DEFAULT, anchors=_client_updates),
     "DSV, clients' end points": _dsv(_DEFAULT, anchors=_client_end_points),

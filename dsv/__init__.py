@@ -4,6 +4,7 @@ from dsv.anchors import Anchors, end_point_anchors, states_digest
 from dsv.augmentation import Augmentation
 from dsv.characteristics import class_accuracies, class_sums, confusion_counts, rank_correlation
 from dsv.compute import PRECISIONS, Compute
+from dsv.dead_leaves import DEAD_LEAVES, dead_leaves_start, draw_dead_leaves
 from dsv.deepkkt import (
     DISTANCES,
     KktTerms,
@@ -45,6 +46,7 @@ from dsv.task import KNOWN_TASKS, Task
 from dsv.training import NEWCOMER_STEPS, TrainingConfig, newcomer_training, train
 
 __all__ = [
+    "DEAD_LEAVES",
     "DISTANCES",
     "KNOWN_TASKS",
     "NEWCOMER_STEPS",
@@ -86,7 +88,9 @@ __all__ = [
     "class_sums",
     "confusion_counts",
     "contact_sheet",
+    "dead_leaves_start",
     "deepkkt_loss",
+    "draw_dead_leaves",
     "edit",
     "end_point_anchors",
     "from_uint8",

@@ -114,7 +114,11 @@ class RunSettings:
     )
     cutout: float = option(SynthesisConfig.cutout, "side of the square cut out of the augmented copy, as a fraction")
     noise: float = option(SynthesisConfig.noise, "standard deviation of the augmented copy's noise")
-    start: str = option("noise", "what DSVs start from: noise, or a folder of public images")
+    start: str = option(
+        "auto",
+        "what DSVs start from: noise, dead-leaves (drawn shapes), auto (dead leaves for colour images of 16 to 64 px, "
+        "else noise), or a folder of public images",
+    )
     device: str = option(Compute.device, "where to train and synthesise: cpu or cuda")
     micro_batch: int = option(
         Compute.micro_batch, "images whose graph a synthesis holds at once; 0 chooses for the device"

@@ -1,13 +1,42 @@
-"""Public images that a synthesis may start from. Private ones are never here: they stay with the clients."""
+"""What a synthesis starts from: noise, dead leaves, or public images. Private ones stay with the clients."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dsv import DsvError, Task, picture_paths, read_picture
+from dsv import DEAD_LEAVES, DsvError, Start, Task, dead_leaves_start, picture_paths, read_picture
+
+AUTO, NOISE = "auto", "noise"
+_LEAVES_FROM_PX, _LEAVES_TO_PX = 16, 64
+
+
+def start_of(
+    choice: str, task: Task, images_per_class: int, *, seed: int, label: Callable[[Tensor], Tensor]
+) -> Start | None:
+    """The start of a synthesis; None is noise.
+
+    Args:
+        choice: ``noise``, ``dead-leaves``, ``auto`` or a folder. Automatic is what was measured to be better
+            (docs/zero-shot.md): dead leaves for colour images of 16 to 64 pixels, noise for grey ones; and noise for
+            sizes that were not measured.
+        seed: of the dead leaves.
+        label: the teacher's probabilities, by which dead leaves are chosen.
+
+    Raises:
+        DsvError: as ``load_start``.
+    """
+    if choice == AUTO:
+        photographs = task.channels == 3 and _LEAVES_FROM_PX <= task.image_size_px <= _LEAVES_TO_PX
+        choice = DEAD_LEAVES if photographs else NOISE
+    if choice == NOISE:
+        return None
+    if choice == DEAD_LEAVES:
+        return dead_leaves_start(label, task, images_per_class, seed=seed)
+    return Start(choice, load_start(choice, task, images_per_class))
 
 
 def load_start(folder: str, task: Task, images_per_class: int) -> Tensor:
@@ -21,7 +50,7 @@ def load_start(folder: str, task: Task, images_per_class: int) -> Tensor:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DsvError(f"start folder {folder} does not exist; name a folder of images, or use noise")
+        raise DsvError(f"start folder {folder} does not exist; name a folder of images, or auto, noise or dead-leaves")
     if all((root / name).is_dir() for name in task.class_names):
         return torch.cat([_first(root / name, images_per_class, task) for name in task.class_names])
     return _first(root, images_per_class * task.classes, task)

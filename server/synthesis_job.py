@@ -11,7 +11,6 @@ from dsv import (
     Checkpointing,
     KktTerms,
     Ranks,
-    Start,
     SynthesisConfig,
     end_point_anchors,
     predict,
@@ -24,7 +23,7 @@ from protos.settings import RunSettings
 from server.client_models import ensemble_predict, load_client_models
 from server.events import IterationDone, Published
 from server.frames import frame_keeper
-from server.start_images import load_start
+from server.start_images import start_of
 from server.store import DirectoryStore
 
 
@@ -49,7 +48,7 @@ def publish_releases(
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
-        DsvError: as ``synthesize``, ``load_start`` and ``ReleaseStore.publish``.
+        DsvError: as ``synthesize``, ``start_of`` and ``ReleaseStore.publish``.
     """
     compute, ranks = settings.compute(), ranks or Ranks()
     model = compute.place(teacher.model)
@@ -70,7 +69,7 @@ def publish_releases(
             teacher.task,
             config,
             seed=settings.seed,
-            start=_start(settings.start, teacher, count),
+            start=start_of(settings.start, teacher.task, count, seed=settings.seed, label=label),
             anchors=anchors,
             label=label,
             teacher_architecture=str(teacher.spec),
@@ -86,10 +85,6 @@ def publish_releases(
         path = store.path(digest)
         checkpointing.clear()
         on_event(Published(digest, count, path.stat().st_size, str(path.absolute())))
-
-
-def _start(start: str, teacher: Checkpoint, images_per_class: int) -> Start | None:
-    return None if start == "noise" else Start(start, load_start(start, teacher.task, images_per_class))
 
 
 def _reporter(config: SynthesisConfig, on_event: Callable[[IterationDone], None]) -> Callable[[int, KktTerms], None]:

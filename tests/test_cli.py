@@ -126,6 +126,16 @@ def test_synthesis_may_start_from_pictures(teacher, tmp_path):
     refused("start folder nowhere does not exist", *common, "--start", "nowhere")
 
 
+def test_synthesis_may_start_from_dead_leaves(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsv.dead_leaves.POOL", 0)
+    save_checkpoint(tmp_path / "t.safetensors", teacher)
+    common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", tmp_path / "s", "--iterations", 1)
+    done = dsv(*common, "--images-per-class", 1, "--start", "dead-leaves")
+    assert done.exit_code == 0, done.output
+    [path] = (tmp_path / "s").glob("*.dsv")
+    assert artefact.load(path).provenance.start == "dead-leaves"
+
+
 def test_a_contact_sheet_shows_the_largest_multiplier_first(support_set):
     sheet = contact_sheet(support_set)
     own = torch.nonzero(support_set.labels == 0).flatten()

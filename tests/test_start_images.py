@@ -1,0 +1,54 @@
+"""What ``--start`` means."""
+
+import pytest
+import torch
+
+from dsv import KNOWN_TASKS, Task
+from server.start_images import start_of
+
+
+def of_size(image_size_px, channels=3):
+    return Task(channels, image_size_px, ("dark", "bright"), (0.5,) * channels, (0.5,) * channels)
+
+
+def by_brightness(images):
+    share = images.float().mean(dim=(1, 2, 3)) / 255
+    return torch.stack([1 - share, share], dim=1)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    monkeypatch.setattr("dsv.dead_leaves.POOL", 0)
+    monkeypatch.setattr("dsv.dead_leaves._PART", 20)
+
+
+@pytest.mark.parametrize(
+    ("choice", "image_size_px", "name"),
+    [
+        ("auto", 8, None),
+        ("auto", 16, "dead-leaves"),
+        ("auto", 64, "dead-leaves"),
+        ("auto", 65, None),
+        ("noise", 32, None),
+        ("dead-leaves", 8, "dead-leaves"),
+    ],
+)
+def test_the_choices(choice, image_size_px, name):
+    start = start_of(choice, of_size(image_size_px), 2, seed=0, label=by_brightness)
+    assert (start and start.name) == name
+
+
+def test_the_teacher_chooses_each_classes_pictures():
+    start = start_of("dead-leaves", of_size(16), 3, seed=0, label=by_brightness)
+    dark, bright = start.images.float().flatten(1).mean(dim=1).view(2, 3)
+    assert dark.max() < 80 and bright.min() > 175
+
+
+def test_the_images_of_known_tasks():
+    """Grey pictures on black are better from noise (docs/zero-shot.md)."""
+    label = lambda images: torch.full((len(images), 10), 0.1)  # noqa: E731
+    names = {
+        name: start_of("auto", KNOWN_TASKS[name], 1, seed=0, label=label) is not None
+        for name in ("digits", "fashionmnist", "cifar10")
+    }
+    assert names == {"digits": False, "fashionmnist": False, "cifar10": True}
