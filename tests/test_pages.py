@@ -34,7 +34,7 @@ SAID = (
     "Entropy of the candidates",
     "Sum of λ against accuracy",
     "Confusion between classes",
-    "How they grew from noise",
+    "How they grew",
     "…/pictures",
     "default-src 'none'",
 )

@@ -1,5 +1,5 @@
 "use strict";
-// The page reads whole without this script. With it: one release at a time, a closer look, and growth from noise.
+// The page reads whole without this script. With it: one release at a time, a closer look, and how images grew.
 (() => {
   const section = document.getElementById("dsvs");
   if (!section) return;
