@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from server.events import Event, IterationDone, Published, RoundDone, RoundEvaluated
+from server.events import Event, IterationDone, LeavesDrawn, Published, RoundDone, RoundEvaluated
 
 _PLAIN_LINES = 10
 
@@ -92,6 +92,8 @@ def show_event(event: Event, display: Display) -> None:
     elif isinstance(event, RoundEvaluated):
         refused = f", {event.refused} refused" if event.refused else ""
         display.say(f"round {event.round}: accuracy {event.accuracy:.1%} on {event.evaluated} clients{refused}")
+    elif isinstance(event, LeavesDrawn):
+        display.update("pictures to start from", event.done, event.total, "dead leaves")
     elif isinstance(event, IterationDone):
         note = f"loss {event.total:.3f} = stationarity {event.stationarity:.3f}, primal {event.primal:.3f}"
         name = f"synthesis {event.images_per_class}/class"

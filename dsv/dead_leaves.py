@@ -53,13 +53,21 @@ def draw_dead_leaves(count: int, task: Task, generator: torch.Generator) -> Tens
     return to_uint8(pixels)
 
 
-def dead_leaves_start(label: Callable[[Tensor], Tensor], task: Task, images_per_class: int, *, seed: int) -> Start:
+def dead_leaves_start(
+    label: Callable[[Tensor], Tensor],
+    task: Task,
+    images_per_class: int,
+    *,
+    seed: int,
+    on_drawn: Callable[[int, int], None] | None = None,
+) -> Start:
     """For every class, those of ``POOL`` pictures (or twenty for each that is wanted) that a teacher is surest of.
 
     Args:
         label: from (N, C, S, S) uint8 images to the teacher's probabilities, (N, K) float32.
         images_per_class: n, at least 1.
         seed: of the pictures.
+        on_drawn: called with the number of pictures drawn so far and in all; it takes a while.
 
     Returns:
         (K * n, C, S, S) pictures, sorted by class, the surest first.
@@ -68,12 +76,15 @@ def dead_leaves_start(label: Callable[[Tensor], Tensor], task: Task, images_per_
     images = torch.empty(task.classes, 0, *task.image_shape, dtype=torch.uint8)
     sureness = torch.empty(task.classes, 0)
     every_class = torch.arange(task.classes)[:, None]
-    for _ in range(0, max(POOL, 20 * task.classes * images_per_class), _PART):
-        drawn = draw_dead_leaves(_PART, task, generator)
-        seen, places = label(drawn).T.topk(min(images_per_class, _PART), dim=1)
+    total = max(POOL, 20 * task.classes * images_per_class)
+    for done in range(0, total, _PART):
+        drawn = draw_dead_leaves(min(_PART, total - done), task, generator)
+        seen, places = label(drawn).T.topk(min(images_per_class, len(drawn)), dim=1)
         images, sureness = torch.cat([images, drawn[places]], dim=1), torch.cat([sureness, seen], dim=1)
         sureness, kept = sureness.topk(min(images_per_class, sureness.shape[1]), dim=1)
         images = images[every_class, kept]
+        if on_drawn is not None:
+            on_drawn(done + len(drawn), total)
     return Start(DEAD_LEAVES, images.flatten(0, 1))
 
 

@@ -65,6 +65,14 @@ class FederationDone:
 
 
 @dataclass(frozen=True)
+class LeavesDrawn:
+    """So many of the pictures that a synthesis may start from are drawn and looked at."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class IterationDone:
     """One step of a synthesis, with the terms of the loss."""
 
@@ -109,6 +117,7 @@ Event = (
     | RoundDone
     | RoundEvaluated
     | FederationDone
+    | LeavesDrawn
     | IterationDone
     | Published
     | SynthesisDone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +14,16 @@ AUTO, NOISE = "auto", "noise"
 _LEAVES_FROM_PX, _LEAVES_TO_PX = 16, 64
 
 
-def start_of(
-    choice: str, task: Task, images_per_class: int, *, seed: int, label: Callable[[Tensor], Tensor]
-) -> Start | None:
-    """The start of a synthesis; None is noise.
+def starts_of(
+    choice: str,
+    task: Task,
+    releases: Sequence[int],
+    *,
+    seed: int,
+    label: Callable[[Tensor], Tensor],
+    on_drawn: Callable[[int, int], None] | None = None,
+) -> dict[int, Start | None]:
+    """What the synthesis of each release starts from, by its number of images per class; None is noise.
 
     Args:
         choice: ``noise``, ``dead-leaves``, ``auto`` or a folder. Automatic is what was measured to be better
@@ -25,6 +31,7 @@ def start_of(
             sizes that were not measured.
         seed: of the dead leaves.
         label: the teacher's probabilities, by which dead leaves are chosen.
+        on_drawn: see ``dead_leaves_start``.
 
     Raises:
         DsvError: as ``load_start``.
@@ -33,10 +40,13 @@ def start_of(
         photographs = task.channels == 3 and _LEAVES_FROM_PX <= task.image_size_px <= _LEAVES_TO_PX
         choice = DEAD_LEAVES if photographs else NOISE
     if choice == NOISE:
-        return None
-    if choice == DEAD_LEAVES:
-        return dead_leaves_start(label, task, images_per_class, seed=seed)
-    return Start(choice, load_start(choice, task, images_per_class))
+        return dict.fromkeys(releases)
+    if choice != DEAD_LEAVES:
+        return {count: Start(choice, load_start(choice, task, count)) for count in releases}
+    # Drawn once: a smaller release starts from the surest of the largest one's.
+    drawn = dead_leaves_start(label, task, max(releases), seed=seed, on_drawn=on_drawn)
+    images = drawn.images.view(task.classes, max(releases), *task.image_shape)
+    return {count: Start(drawn.name, images[:, :count].flatten(0, 1)) for count in releases}
 
 
 def load_start(folder: str, task: Task, images_per_class: int) -> Tensor:

@@ -21,9 +21,9 @@ from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
 from server.client_models import ensemble_predict, load_client_models
-from server.events import IterationDone, Published
+from server.events import IterationDone, LeavesDrawn, Published
 from server.frames import frame_keeper
-from server.start_images import start_of
+from server.start_images import starts_of
 from server.store import DirectoryStore
 
 
@@ -32,7 +32,7 @@ def publish_releases(
     settings: RunSettings,
     store: DirectoryStore,
     *,
-    on_event: Callable[[IterationDone | Published], None],
+    on_event: Callable[[IterationDone | LeavesDrawn | Published], None],
     ranks: Ranks | None = None,
     client_models: Path | None = None,
     run_dir: Path | None = None,
@@ -48,7 +48,7 @@ def publish_releases(
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
-        DsvError: as ``synthesize``, ``start_of`` and ``ReleaseStore.publish``.
+        DsvError: as ``synthesize``, ``starts_of`` and ``ReleaseStore.publish``.
     """
     compute, ranks = settings.compute(), ranks or Ranks()
     model = compute.place(teacher.model)
@@ -61,6 +61,14 @@ def publish_releases(
         return predict(model, images, teacher.task, device=compute.device)
 
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
+    starts = starts_of(
+        settings.start,
+        teacher.task,
+        settings.releases,
+        seed=settings.seed,
+        label=label,
+        on_drawn=lambda done, total: on_event(LeavesDrawn(done, total)) if ranks.rank == 0 else None,
+    )
     for count in settings.releases:
         config = settings.synthesis(count)
         checkpointing = Checkpointing(store.state_path(f"{count}-per-class"))
@@ -69,7 +77,7 @@ def publish_releases(
             teacher.task,
             config,
             seed=settings.seed,
-            start=start_of(settings.start, teacher.task, count, seed=settings.seed, label=label),
+            start=starts[count],
             anchors=anchors,
             label=label,
             teacher_architecture=str(teacher.spec),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dsv import KNOWN_TASKS, Task
-from server.start_images import start_of
+from server.start_images import starts_of
 
 
 def of_size(image_size_px, channels=3):
@@ -34,21 +34,31 @@ def few_pictures(monkeypatch):
     ],
 )
 def test_the_choices(choice, image_size_px, name):
-    start = start_of(choice, of_size(image_size_px), 2, seed=0, label=by_brightness)
-    assert (start and start.name) == name
+    starts = starts_of(choice, of_size(image_size_px), (2, 1), seed=0, label=by_brightness)
+    assert [start and start.name for start in starts.values()] == [name, name]
 
 
 def test_the_teacher_chooses_each_classes_pictures():
-    start = start_of("dead-leaves", of_size(16), 3, seed=0, label=by_brightness)
-    dark, bright = start.images.float().flatten(1).mean(dim=1).view(2, 3)
+    drawn = []
+    starts = starts_of(
+        "dead-leaves",
+        of_size(16),
+        (1, 3),
+        seed=0,
+        label=by_brightness,
+        on_drawn=lambda *counts: drawn.append(counts),
+    )
+    dark, bright = starts[3].images.float().flatten(1).mean(dim=1).view(2, 3)
     assert dark.max() < 80 and bright.min() > 175
+    assert torch.equal(starts[1].images, starts[3].images[[0, 3]])
+    assert drawn == [(20, 120), (40, 120), (60, 120), (80, 120), (100, 120), (120, 120)]
 
 
 def test_the_images_of_known_tasks():
     """Grey pictures on black are better from noise (docs/zero-shot.md)."""
     label = lambda images: torch.full((len(images), 10), 0.1)  # noqa: E731
     names = {
-        name: start_of("auto", KNOWN_TASKS[name], 1, seed=0, label=label) is not None
+        name: starts_of("auto", KNOWN_TASKS[name], (1,), seed=0, label=label)[1] is not None
         for name in ("digits", "fashionmnist", "cifar10")
     }
     assert names == {"digits": False, "fashionmnist": False, "cifar10": True}
