@@ -31,6 +31,8 @@ from deploy.measure import random_per_class
 from dsv import SupportSet, SynthesisConfig, accuracy, predict, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint, load_checkpoint
+from protos.settings import AUTO
+from server.start_images import starts_of
 
 RESULTS = Path("docs/results/encodings.json")
 COUNTS = (1, 2, 5, 10, 20, 50)
@@ -78,9 +80,13 @@ class Bench:
         path = self.cache / f"{count}.dsv"
         if not path.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
-            config = SynthesisConfig(images_per_class=count)
             found = synthesize(
-                self.teacher.model, self.teacher.task, config, seed=0, teacher_architecture=str(self.teacher.spec)
+                self.teacher.model,
+                self.teacher.task,
+                SynthesisConfig(images_per_class=count),
+                seed=0,
+                start=starts_of(AUTO, self.teacher.task, (count,), seed=0, label=self.labels_of)[count],
+                teacher_architecture=str(self.teacher.spec),
             )
             path.write_bytes(artefact.encode(found))
         return artefact.load(path)

@@ -28,6 +28,7 @@ from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, starting_model
 from server.distribution import run_server
+from server.start_images import starts_of
 from server.store import DirectoryStore
 
 CORESETS = (1, 2, 5, 10, 20, 50, 100)
@@ -189,6 +190,7 @@ class SavingsBench:
             settings.task(),
             config,
             seed=settings.seed,
+            start=starts_of(settings.start, settings.task(), (count,), seed=settings.seed, label=label)[count],
             teacher_architecture=f"{kind} of {run.harness.clients} {settings.model_spec()}"[:100],
             anchors=end_point_anchors(states) if states else None,
             label=label,

@@ -28,6 +28,8 @@ IMAGEFOLDER = "imagefolder"
 PARTITIONERS = ("dirichlet", "iid")
 GLOBAL, CLIENTS = "global", "clients"
 """Values of ``synthesis_from``."""
+AUTO, NOISE = "auto", "noise"
+"""Values of ``start``, beside ``dsv.DEAD_LEAVES`` and a folder."""
 UPLOAD_DTYPES = ("float32", "float16")
 
 Scalar = bool | int | float | str
@@ -115,7 +117,7 @@ class RunSettings:
     cutout: float = option(SynthesisConfig.cutout, "side of the square cut out of the augmented copy, as a fraction")
     noise: float = option(SynthesisConfig.noise, "standard deviation of the augmented copy's noise")
     start: str = option(
-        "auto",
+        AUTO,
         "what DSVs start from: noise, dead-leaves (drawn shapes), auto (dead leaves for colour images of 16 to 64 px, "
         "else noise), or a folder of public images",
     )

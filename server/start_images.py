@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dsv import DEAD_LEAVES, DsvError, Start, Task, dead_leaves_start, picture_paths, read_picture
+from protos.settings import AUTO, NOISE
 
-AUTO, NOISE = "auto", "noise"
 _LEAVES_FROM_PX, _LEAVES_TO_PX = 16, 64
 
 

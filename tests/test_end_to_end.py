@@ -100,7 +100,7 @@ def test_what_is_printed(run):
 def test_the_report_has_frames_and_confusions(run):
     base, _, result, _ = run
     page = (base / "runs" / "latest" / "report.html").read_text()
-    assert "How they grew" in page and "What this page cannot show" not in page
+    assert "<h3>How they grew</h3>" in page and "What this page cannot show" not in page
     assert [row["model"] for row in result["confusions"]] == ["teacher"] + ["newcomer"] * len(result["newcomers"])
     tested = [sum(count for _, _, count in row["counts"]) for row in result["confusions"]]
     assert tested[0] == 359 and set(tested[1:]) == {2 * 359}
