@@ -30,7 +30,6 @@ from dsv.latents import blend, edit, interpolate, mix
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.parameters import chosen_parameters, start_training, train_only
 from dsv.picture import picture_paths, read_picture, write_picture
-from dsv.pixel_optimiser import Start
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
 from dsv.resume import Checkpointing
@@ -38,22 +37,26 @@ from dsv.scale_invariance import scale_invariant_parameters, steered_by_cosine
 from dsv.selection import Selection, SelectionConfig, select
 from dsv.sheet import sheet
 from dsv.show import Picture, contact_sheet, ranked
+from dsv.start import Start
 from dsv.stationarity_engine import Batch, StationarityEngine
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis import Progress, check_fits, synthesize
 from dsv.synthesis_config import PRESETS, SynthesisConfig
 from dsv.task import KNOWN_TASKS, Task
-from dsv.training import NEWCOMER_STEPS, TrainingConfig, newcomer_training, train
+from dsv.training import NEWCOMER_STEPS, VIEW_STEPS, TrainingConfig, newcomer_training, train
+from dsv.views import LEVELS, LabelledViews, Targets, ViewPlan, Views, label_views
 
 __all__ = [
     "DEAD_LEAVES",
     "DISTANCES",
     "KNOWN_TASKS",
+    "LEVELS",
     "NEWCOMER_STEPS",
     "NORMS",
     "POOLINGS",
     "PRECISIONS",
     "PRESETS",
+    "VIEW_STEPS",
     "Anchors",
     "Augmentation",
     "Batch",
@@ -65,6 +68,7 @@ __all__ = [
     "KktGradient",
     "KktTerms",
     "KktWeights",
+    "LabelledViews",
     "ModelSpec",
     "Picture",
     "Progress",
@@ -76,8 +80,11 @@ __all__ = [
     "StationarityEngine",
     "SupportSet",
     "SynthesisConfig",
+    "Targets",
     "Task",
     "TrainingConfig",
+    "ViewPlan",
+    "Views",
     "accuracy",
     "blend",
     "build_model",
@@ -97,6 +104,7 @@ __all__ = [
     "image_norm",
     "interpolate",
     "kkt_gradient",
+    "label_views",
     "lagrangian_gradient",
     "layer_cosine",
     "mean_l1",

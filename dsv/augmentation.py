@@ -36,19 +36,20 @@ class Augmentation:
     def draw(self, count: int, image_shape: tuple[int, ...], generator: torch.Generator) -> DrawnAugmentation:
         """What happens to each of ``count`` images, drawn at once, to be applied to any part of them later."""
 
-        def uniform(low: float, high: float) -> Tensor:
-            return torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low
-
-        zoom = 1 - uniform(0, self.crop)
-        flip = torch.where(uniform(0, 1) < self.mirror, -1.0, 1.0).double()
-        # A crop window may lie anywhere inside the picture; translation moves it beyond the edge.
-        shift_x = 2 * uniform(-self.translate, self.translate) + uniform(-1, 1) * (1 - zoom)
-        shift_y = 2 * uniform(-self.translate, self.translate) + uniform(-1, 1) * (1 - zoom)
-        zero = torch.zeros_like(zoom)
-        affine = torch.stack([zoom * flip, zero, shift_x, zero, zoom, shift_y], dim=1).view(count, 2, 3)
-        centres = torch.stack([uniform(0, 1), uniform(0, 1)], dim=1) if self.cutout > 0 else None
+        affine = self.affine(torch.rand(6, count, generator=generator, dtype=torch.float64))
+        centres = torch.rand(2, count, generator=generator, dtype=torch.float64).T if self.cutout > 0 else None
         noise = self.noise * torch.randn(count, *image_shape, generator=generator) if self.noise > 0 else None
         return DrawnAugmentation(affine, self.cutout, centres, noise)
+
+    def affine(self, uniform: Tensor) -> Tensor:
+        """(N, 2, 3) maps from output to input coordinates, of (6, N) float64 numbers drawn uniformly from 0 to 1."""
+        zoom = 1 - self.crop * uniform[0]
+        flip = torch.where(uniform[1] < self.mirror, -1.0, 1.0).double()
+        shift, place = 2 * self.translate * (2 * uniform[2::2] - 1), 2 * uniform[3::2] - 1
+        # A crop window may lie anywhere inside the picture; translation moves it beyond the edge.
+        shift_x, shift_y = shift + place * (1 - zoom)
+        zero = torch.zeros_like(zoom)
+        return torch.stack([zoom * flip, zero, shift_x, zero, zoom, shift_y], dim=1).view(-1, 2, 3)
 
 
 @dataclass(frozen=True)

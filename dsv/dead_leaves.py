@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dsv.pixel_optimiser import Start
 from dsv.pixels import to_uint8
+from dsv.start import Start
 from dsv.task import Task
 
 DEAD_LEAVES = "dead-leaves"

@@ -15,8 +15,8 @@ from torch.nn import functional
 from dsv.compute import Compute
 from dsv.errors import DsvError
 from dsv.evaluation import predict
-from dsv.pixel_optimiser import Start
 from dsv.pixels import noise_pixels, to_uint8
+from dsv.start import Start
 from dsv.support_set import SupportSet
 from dsv.synthesis import Progress, synthesize
 from dsv.synthesis_config import SynthesisConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +14,16 @@ from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, KktTerms, KktWeights, Parameters, layer_cosine, project_dual
 from dsv.errors import DsvError
 from dsv.kkt_gradient import Candidates, KktGradient, View, kkt_gradient
+from dsv.optimisers import Adam
 from dsv.parameters import chosen_parameters
 from dsv.pixels import noise_pixels, normalise
 from dsv.ranks import Ranks
 from dsv.resume import SynthesisState
 from dsv.scale_invariance import steered_by_cosine
+from dsv.start import Start
 from dsv.stationarity_engine import StationarityEngine
 from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task
-
-
-@dataclass(frozen=True)
-class Start:
-    """Given images that the candidates start from, instead of noise.
-
-    Args:
-        name: for the provenance.
-        images: (N, C, H, W) uint8, one per candidate, in the order of the labels.
-    """
-
-    name: str
-    images: Tensor
 
 
 class PixelOptimiser:
@@ -84,11 +73,11 @@ class PixelOptimiser:
     def restore(self, state: SynthesisState) -> None:
         """Go on from ``state``, as if nothing had happened."""
         self._hold(state.pixels, state.multipliers)
-        own = {
-            index: {name: value if value.ndim == 0 else value[self._own] for name, value in moments.items()}
-            for index, moments in state.moments.items()
-        }
-        self._adam.load_state_dict({**self._adam.state_dict(), "state": own})
+        for index, moments in state.moments.items():
+            self._adams[index].moments[0] = {
+                name: value if value.ndim == 0 else value[self._own].to(self._compute.device)
+                for name, value in moments.items()
+            }
         self._generator.set_state(state.generator)
         self.iteration = state.iteration
 
@@ -102,12 +91,15 @@ class PixelOptimiser:
         def whole(value: Tensor) -> Tensor:
             return (value if value.ndim == 0 else self._ranks.join(value.detach(), self._total)).cpu().clone()
 
-        moments = self._adam.state_dict()["state"]
         return SynthesisState(
             iteration=self.iteration,
             pixels=whole(self._pixels),
             multipliers=whole(self._multipliers),
-            moments={i: {name: whole(value) for name, value in m.items()} for i, m in moments.items()},
+            moments={
+                index: {name: whole(value) for name, value in moments.items()}
+                for index, adam in enumerate(self._adams)
+                for moments in adam.moments.values()
+            },
             generator=self._generator.get_state(),
         )
 
@@ -118,13 +110,11 @@ class PixelOptimiser:
             pixels = functional.interpolate(self._pixels, side, mode="bilinear").clamp(0, 1)
             self._optimise(pixels, self._multipliers)
         fallen = 0.5 * (1 + math.cos(math.pi * self.iteration / self._config.iterations))
-        for group, step in zip(
-            self._adam.param_groups, (self._config.image_step, self._config.multiplier_step), strict=True
-        ):
-            group["lr"] = step * fallen
         found = self._gradient()
         self._pixels.grad, self._multipliers.grad = found.images, found.multipliers
-        self._adam.step()
+        for adam, step in zip(self._adams, (self._config.image_step, self._config.multiplier_step), strict=True):
+            adam.learning_rate = step * fallen
+            adam.step()
         self._pixels.clamp_(0, 1)
         project_dual(self._multipliers)
         self.iteration += 1
@@ -185,4 +175,8 @@ class PixelOptimiser:
 
     def _optimise(self, pixels: Tensor, multipliers: Tensor) -> None:
         self._pixels, self._multipliers = pixels, multipliers
-        self._adam = torch.optim.Adam([{"params": [pixels]}, {"params": [multipliers]}])
+        config = self._config
+        self._adams = (
+            Adam([pixels], learning_rate=config.image_step),
+            Adam([multipliers], learning_rate=config.multiplier_step),
+        )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dsv.errors import DsvError
+from dsv.optimisers import Moments
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class SynthesisState:
         iteration: steps done.
         pixels: (N, C, h, w) float32 in [0, 1], at the side of the present stage.
         multipliers: (N,) float32.
-        moments: Adam's state of both, as ``torch.optim.Adam.state_dict()["state"]`` has it; all N of each.
+        moments: Adam's state of the pixels (0) and the multipliers (1), see ``Moments``; all N of each.
         generator: state of the CPU generator.
     """
 
     iteration: int
     pixels: Tensor
     multipliers: Tensor
-    moments: dict[int, dict[str, Tensor]]
+    moments: dict[int, Moments]
     generator: Tensor
 
 

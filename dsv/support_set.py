@@ -18,6 +18,7 @@ from dsv.pixels import from_uint8
 from dsv.show import Picture, export_images, picture_of
 from dsv.task import Task
 from dsv.training import TrainingConfig, newcomer_training, train
+from dsv.views import LabelledViews, Targets
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -74,6 +75,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         multipliers: (N,) float32, lambda >= 0.
         task: image geometry, class names and normalisation.
         provenance: where the set comes from.
+        views: the teacher's logits for augmented and pasted copies of the images, or None.
 
     Items are ((C, H, W) normalised float32, int).
 
@@ -87,6 +89,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
     multipliers: Tensor
     task: Task
     provenance: Provenance
+    views: LabelledViews | None = None
 
     def __post_init__(self) -> None:
         count, classes = len(self.images), self.task.classes
@@ -111,6 +114,10 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             tensor = getattr(self, name)
             if not bool(torch.isfinite(tensor).all()) or bool((tensor < 0).any()):
                 raise DsvError(f"a DSV set's {name} must be finite and not negative")
+        if self.views is not None and self.views.levels.shape[1] != classes:
+            raise DsvError(
+                f"a DSV set's views have {self.views.levels.shape[1]} logits each; the task has {classes} classes"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -121,10 +128,24 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             raise IndexError(f"index {index} is outside a DSV set of {len(self)} images")
         return image[0], int(self.labels[index])
 
-    def targets(self, kind: str) -> Tensor:
-        """``hard``: (N,) int64 classes; ``soft``: (N, K) float32 probabilities."""
-        if kind not in ("hard", "soft"):
-            raise DsvError(f"labels are hard or soft, not {kind!r}")
+    @property
+    def label_kinds(self) -> tuple[str, ...]:
+        """What ``targets`` takes; a set that has labelled views was made to be trained from with them."""
+        return ("hard", "soft") if self.views is None else ("hard", "soft", "view")
+
+    def targets(self, kind: str = "") -> Targets:
+        """``hard``: (N,) int64 classes; ``soft``: (N, K) float32 probabilities; ``view``: the labelled views.
+
+        When empty, the last of ``label_kinds``: what a newcomer trains towards unless told otherwise.
+
+        Raises:
+            DsvError: another kind, or the set has no labelled views.
+        """
+        kind = kind or self.label_kinds[-1]
+        if kind not in self.label_kinds:
+            raise DsvError(f"this set has {', '.join(self.label_kinds)} labels, not {kind!r}; choose one of them")
+        if self.views is not None and kind == "view":
+            return self.views
         return self.labels if kind == "hard" else self.soft_labels
 
     def show(self, *, per_class: int = 10) -> Picture:
@@ -139,7 +160,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         self,
         model: Model,
         *,
-        labels: str = "soft",
+        labels: str = "",
         config: TrainingConfig | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -148,7 +169,8 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
 
         Args:
             model: (N, C, H, W) normalised float to (N, K) logits; the parameters that require a gradient are trained.
-            labels: ``soft`` (the teacher's probabilities) or ``hard`` (the classes).
+            labels: ``view`` (the teacher's logits for every view), ``soft`` (its probabilities) or ``hard`` (the
+                classes); when empty, views where the set has them, else soft.
             config: how; ``newcomer_training()`` when None.
             seed: of the order of the images and the augmentation.
             device: where to train; the model is moved there.
@@ -160,8 +182,9 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
 
         model.to(device).eval()
         check_fits(model, self.task, device)
-        config = config or newcomer_training()
-        train(model, self.images, self.targets(labels), self.task, config, seed=seed, device=device)
+        targets = self.targets(labels)
+        config = config or newcomer_training(targets=targets)
+        train(model, self.images, targets, self.task, config, seed=seed, device=device)
         return model
 
     def export(self, folder: Path | str) -> int:

@@ -18,10 +18,11 @@ from dsv.deepkkt import KktTerms
 from dsv.errors import DsvError
 from dsv.evaluation import predict
 from dsv.frames import Frames
-from dsv.pixel_optimiser import PixelOptimiser, Start
+from dsv.pixel_optimiser import PixelOptimiser
 from dsv.pixels import to_uint8
 from dsv.ranks import Ranks
 from dsv.resume import Checkpointing
+from dsv.start import Start
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy
@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from dsv.augmentation import Augmentation
 from dsv.errors import DsvError
+from dsv.optimisers import Adam, Sgd
 from dsv.parameters import start_training
 from dsv.pixels import from_uint8
-from dsv.sgd import Sgd
 from dsv.task import Task
+from dsv.views import LabelledViews, Targets, Views
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,21 @@ class TrainingConfig:
     bfloat16: bool = False
 
 
-NEWCOMER_STEPS = 500
+NEWCOMER_STEPS, VIEW_STEPS = 500, 2000
 
 SMALLEST_BATCH = 8
 """Batch norm needs more than one value of a channel, and a mean that is worth something."""
 
 
-def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
-    """How a model is trained from a few images a class; measured in docs/zero-shot.md."""
+def newcomer_training(steps: int = 0, targets: Targets | None = None) -> TrainingConfig:
+    """How a model is trained from a few images a class; measured in docs/zero-shot.md.
+
+    Args:
+        steps: 0 takes ``NEWCOMER_STEPS``, and ``VIEW_STEPS`` from labelled views, from which there is more to learn.
+        targets: what it will be trained towards, where that is known.
+    """
     return TrainingConfig(
-        steps=steps,
+        steps=steps or (VIEW_STEPS if isinstance(targets, LabelledViews) else NEWCOMER_STEPS),
         optimiser="adamw",
         learning_rate=0.005,
         cosine=True,
@@ -71,7 +77,7 @@ def newcomer_training(steps: int = NEWCOMER_STEPS) -> TrainingConfig:
 def train(
     model: nn.Module,
     images: Tensor,
-    targets: Tensor,
+    targets: Targets,
     task: Task,
     config: TrainingConfig,
     *,
@@ -84,7 +90,8 @@ def train(
     Args:
         model: (N, C, H, W) normalised float to (N, K) logits.
         images: (N, C, H, W) uint8 on the CPU.
-        targets: (N,) int64 classes or (N, K) float probabilities.
+        targets: (N,) int64 classes or (N, K) float probabilities; or labelled views of the images, which are neither
+            augmented nor mixed again, with the loss of ``LabelledViews``.
         seed: of the order of the images and the augmentation.
         device: where the model is and the batches go.
         on_step: called with the number of steps done and the loss of the last one.
@@ -98,27 +105,21 @@ def train(
     if len(images) == 0:
         raise DsvError("there are no images to train on")
     generator = torch.Generator().manual_seed(seed)
-    augment = Augmentation(translate=config.translate, crop=config.crop, mirror=0.5 if task.mirror else 0.0)
-    probabilities = functional.one_hot(targets, task.classes).float() if targets.ndim == 1 else targets.float()
+    if isinstance(targets, LabelledViews):
+        loss_of: Callable[[Tensor, Tensor], Tensor] = targets.loss
+        batches = _view_batches(targets.of(images, task), config.batch_size, generator=generator, device=device)
+    else:
+        loss_of = functional.cross_entropy
+        batches = _augmented_batches(images, targets, task, config, generator=generator, device=device)
     optimiser = _optimiser(model, config)
     start_training(model)
     losses: list[float] = []
-    order = torch.empty(0, dtype=torch.int64)
-    size = min(config.batch_size, max(len(images), SMALLEST_BATCH))
-    for step in range(config.steps):
+    for step, (batch, wanted) in zip(range(config.steps), batches, strict=False):
         if config.cosine:
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        while len(order) < size:
-            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        chosen, order = order[:size], order[size:]
-        batch = augment(from_uint8(images[chosen], task, device=device, dtype=torch.float32), generator)
-        labels = probabilities[chosen].to(device)
-        if config.mixup > 0:
-            batch, labels = _mixed(batch, labels, config.mixup, generator)
+            optimiser.learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         optimiser.zero_grad()
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.bfloat16):
-            loss = functional.cross_entropy(model(batch), labels)
+            loss = loss_of(model(batch), wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -131,15 +132,50 @@ def train(
     return sum(tail) / len(tail)
 
 
-def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | torch.optim.Optimizer:
+def _augmented_batches(
+    images: Tensor,
+    targets: Tensor,
+    task: Task,
+    config: TrainingConfig,
+    *,
+    generator: torch.Generator,
+    device: torch.device | str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (B, C, H, W) normalised images and (B, K) probabilities: augmented, and mixed up where asked for."""
+    augment = Augmentation(translate=config.translate, crop=config.crop, mirror=0.5 if task.mirror else 0.0)
+    probabilities = functional.one_hot(targets, task.classes).float() if targets.ndim == 1 else targets.float()
+    for chosen in _shuffled(len(images), min(config.batch_size, max(len(images), SMALLEST_BATCH)), generator):
+        batch = augment(from_uint8(images[chosen], task, device=device, dtype=torch.float32), generator)
+        labels = probabilities[chosen].to(device)
+        yield _mixed(batch, labels, config.mixup, generator) if config.mixup > 0 else (batch, labels)
+
+
+def _view_batches(
+    views: Views, size: int, *, generator: torch.Generator, device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (B, C, H, W) normalised views and their (B,) numbers."""
+    for numbers in _shuffled(views.plan.count, size, generator):
+        yield views.draw(numbers).to(device), numbers
+
+
+def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """``size`` indices at a time of an endless row of shuffled passes over ``count``."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        chosen, order = order[:size], order[size:]
+        yield chosen
+
+
+def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | Adam:
     parameters = [p for p in model.parameters() if p.requires_grad]
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimiser == "sgd":
         return Sgd(parameters, learning_rate=rate, weight_decay=decay)
-    if config.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
-    if config.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    if config.optimiser in {"adam", "adamw"}:
+        decoupled = config.optimiser == "adamw"
+        return Adam(parameters, learning_rate=rate, weight_decay=decay, decoupled=decoupled, fused=True)
     raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd, adam or adamw")
 
 

@@ -1,4 +1,4 @@
-"""Soft labels in a byte each: 255ths that add up to one."""
+"""Soft labels in a byte each, 255ths that add up to one; logits of views in half a byte each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from dsv import DsvError
+from dsv import LEVELS, DsvError
 
 WHOLE = 255
 
@@ -42,3 +42,30 @@ def probabilities_of(stored: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]
         raise DsvError(f"soft labels in bytes must be rows that each add up to {WHOLE}")
     shares: numpy.ndarray[Any, Any] = numpy.divide(stored, WHOLE, dtype=numpy.float32)
     return shares
+
+
+def level_size_bytes(count: int) -> int:
+    """What so many levels take: half a byte each, rounded up."""
+    return -(-count // 2)
+
+
+def level_bytes(levels: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    """One row of bytes, two levels each, the first in the high half; an odd number of levels leaves zeros behind."""
+    even = numpy.append(levels.reshape(-1), numpy.zeros(levels.size % 2, dtype=numpy.uint8))
+    packed: numpy.ndarray[Any, Any] = (even[::2] * LEVELS + even[1::2]).astype(numpy.uint8)
+    return packed
+
+
+def levels_of(packed: numpy.ndarray[Any, Any], views: int, classes: int) -> numpy.ndarray[Any, Any]:
+    """(V, K) uint8 levels of bytes that strangers may have made.
+
+    Raises:
+        DsvError: not one row of as many bytes as the levels take, or a half byte behind them that is not zero.
+    """
+    count = views * classes
+    if packed.ndim != 1 or packed.size != level_size_bytes(count):
+        raise DsvError(f"{count} labels of views take {level_size_bytes(count)} bytes in one row, got {packed.shape}")
+    levels = numpy.stack([packed // LEVELS, packed % LEVELS], axis=1).reshape(-1)
+    if levels[count:].any():
+        raise DsvError("the half byte behind the last label of the views is not zero")
+    return levels[:count].reshape(views, classes)

@@ -121,6 +121,11 @@ class RunSettings:
         "what DSVs start from: noise, dead-leaves (drawn shapes), auto (dead leaves for colour images of 16 to 64 px, "
         "else noise), or a folder of public images",
     )
+    views: str = option(
+        AUTO,
+        "augmented copies of a release's images that the teacher labels for newcomers, half a byte a class each: a "
+        "number, or auto (24000 for images of 16 to 64 px, else none)",
+    )
     device: str = option(Compute.device, "where to train and synthesise: cpu or cuda")
     micro_batch: int = option(
         Compute.micro_batch, "images whose graph a synthesis holds at once; 0 chooses for the device"

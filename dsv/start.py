@@ -1,0 +1,20 @@
+"""What a synthesis starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """Given images that the candidates start from, instead of noise.
+
+    Args:
+        name: for the provenance.
+        images: (N, C, H, W) uint8, one per candidate, in the order of the labels.
+    """
+
+    name: str
+    images: Tensor
