@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from dsv import (
-    NEWCOMER_STEPS,
     ModelSpec,
+    Targets,
     Task,
     TrainingConfig,
     build_model,
@@ -17,13 +17,13 @@ from dsv import (
     train,
 )
 
-__all__ = ["NEWCOMER_STEPS", "newcomer_training", "train_newcomer"]
+__all__ = ["newcomer_training", "train_newcomer"]
 
 
 def train_newcomer(
     architecture: str,
     images: Tensor,
-    targets: Tensor,
+    targets: Targets,
     task: Task,
     config: TrainingConfig,
     *,
@@ -36,7 +36,7 @@ def train_newcomer(
     Args:
         architecture: as ``ModelSpec.parse`` reads it.
         images: (N, C, H, W) uint8.
-        targets: (N,) int64 or (N, K) float probabilities.
+        targets: (N,) int64, (N, K) float probabilities, or labelled views of the images.
 
     Raises:
         DsvError: unknown architecture, or one that does not fit the task.

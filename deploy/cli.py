@@ -85,7 +85,7 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
     type=click.Path(path_type=Path),
     help="Folder of clients' models to satisfy instead of the teacher: client-models/ of a run's folder.",
 )
-@options_of(RunSettings, only=(*SYNTHESIS, "start", "image_encoding"))
+@options_of(RunSettings, only=(*SYNTHESIS, "start", "image_encoding", "views"))
 @QUIET
 def synthesize(teacher: Path, store: Path, client_models: Path | None, quiet: bool, **values: Any) -> None:
     """Synthesise releases from a trained model's file and publish them into a store.

@@ -120,7 +120,13 @@ def _log_to_stderr() -> None:
 @click.option(
     "--architecture", default="convnet:64", show_default=True, help="Model to train, name[:width[:norm[:pooling]]]."
 )
-@click.option("--labels", default="soft", type=click.Choice(["hard", "soft"]), show_default=True, help="Targets.")
+@click.option(
+    "--labels",
+    default="",
+    type=click.Choice(["", "hard", "soft", "view"]),
+    help="What to train towards: classes, the teacher's probabilities, or its logits for every view (the default where "
+    "the release has them, else soft).",
+)
 @options_of(HarnessSettings, only=("newcomer_steps",))
 @options_of(RunSettings, only=("device", "seed"))
 @click.option("--save-release", type=_FILE, help="Keep the release's file.")

@@ -34,6 +34,7 @@ def print_release(path: Path, *, pictures: bool | None = None) -> None:
     facts = {
         "file": f"{path} ({format_bytes(len(content))})",
         "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, {encoding}",
+        "labels": _labels_of(support_set),
         "normalisation": f"mean {task.mean}, std {task.std}",
         "teacher": f"{origin.teacher_architecture}, sha256 {origin.teacher_sha256}",
         "start": f"{origin.start}, seed {origin.seed}",
@@ -45,6 +46,15 @@ def print_release(path: Path, *, pictures: bool | None = None) -> None:
     console.print(_class_table(support_set))
     if console.is_terminal if pictures is None else pictures:
         print_pictures(support_set, console)
+
+
+def _labels_of(support_set: SupportSet) -> str:
+    kinds = "class, teacher's probabilities"
+    if support_set.views is None:
+        return kinds
+    plan = support_set.views.plan
+    leaves = f", {plan.leaves_share:.0%} of their pictures dead leaves" if plan.leaves else ""
+    return f"{kinds}, teacher's logits for {plan.count:,} views{leaves}"
 
 
 def _class_table(support_set: SupportSet) -> Table:

@@ -57,11 +57,12 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         _check_same_task(options.data, task)
     with display(quiet=options.quiet) as shown:
         shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
-        config = newcomer_training(options.newcomer_steps)
+        targets = got.support_set.targets(options.labels)
+        config = newcomer_training(options.newcomer_steps, targets)
         model = train_newcomer(
             options.architecture,
             got.support_set.images,
-            got.support_set.targets(options.labels),
+            targets,
             task,
             config,
             seed=options.seed,

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from client.bootstrap import NEWCOMER_STEPS
-from dsv import PRESETS, DsvError, SynthesisConfig
+from dsv import NEWCOMER_STEPS, PRESETS, VIEW_STEPS, DsvError, SynthesisConfig
 from protos.settings import RunSettings, key_of, option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,7 +32,11 @@ class HarnessSettings:
         "convnet:64,resnet18:16", "architectures that train from each release; the first is every rival's too"
     )
     newcomer_seeds: int = option(3, "runs behind each mean and standard deviation")
-    newcomer_steps: int = option(NEWCOMER_STEPS, "optimiser steps of a newcomer and of every rival")
+    newcomer_steps: int = option(
+        0,
+        "optimiser steps of a newcomer and of every rival; "
+        f"0 means {NEWCOMER_STEPS}, and {VIEW_STEPS} from labelled views",
+    )
     tensorboard: bool = option(
         False, "write the curves for TensorBoard while they grow, into tensorboard/ in the run's folder"
     )
@@ -41,9 +44,9 @@ class HarnessSettings:
     def __post_init__(self) -> None:
         if self.clients < 2:
             raise DsvError(f"a federation needs at least 2 clients, got {self.clients}")
-        for name in ("newcomer_seeds", "newcomer_steps"):
-            if getattr(self, name) < 1:
-                raise DsvError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("newcomer_seeds", 1), ("newcomer_steps", 0)):
+            if getattr(self, name) < least:
+                raise DsvError(f"{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
 
     @property
     def architectures(self) -> tuple[str, ...]:

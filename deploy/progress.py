@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from server.events import Event, IterationDone, LeavesDrawn, Published, RoundDone, RoundEvaluated
+from server.events import Event, IterationDone, LeavesDrawn, Published, RoundDone, RoundEvaluated, ViewsLabelled
 
 _PLAIN_LINES = 10
 
@@ -98,5 +98,7 @@ def show_event(event: Event, display: Display) -> None:
         note = f"loss {event.total:.3f} = stationarity {event.stationarity:.3f}, primal {event.primal:.3f}"
         name = f"synthesis {event.images_per_class}/class"
         display.update(name, event.iteration, event.iterations, f"{note}, tv {event.total_variation:.2f}")
+    elif isinstance(event, ViewsLabelled):
+        display.update(f"views {event.images_per_class}/class", event.done, event.total, "labelled by the teacher")
     elif isinstance(event, Published):
         display.say(f"published {event.images_per_class}/class, {event.size_bytes} bytes: {event.digest}")

@@ -44,6 +44,7 @@ _RIVALS = {
     "noise_soft": ("noise images", "soft"),
     "random_real_hard": ("random real images", "hard"),
     "random_real_soft": ("random real images", "soft"),
+    "random_real_view": ("random real images", "view"),
     "teacher_weights": ("teacher's weights", "-"),
     "client_ensemble": ("clients' ensemble", "-"),
 }

@@ -72,7 +72,7 @@ class ConfusionRow:
         model: ``teacher`` or ``newcomer``.
         architecture: of the model.
         images_per_class: of the release that it was trained from; 0 for the teacher.
-        labels: ``hard`` or ``soft``; empty for the teacher.
+        labels: ``hard``, ``soft`` or ``view``; empty for the teacher.
         counts: (class, class that it was taken for, images), where images is not 0; summed over a newcomer's seeds.
     """
 

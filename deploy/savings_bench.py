@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,14 +16,15 @@ from client.bootstrap import newcomer_training, train_newcomer
 from client.download import Download, download
 from deploy import savings_ways as ways_of
 from deploy.finished_run import FinishedRun, RunData
-from deploy.measure import Bench, Job, random_per_class, released, run_jobs, same_for_every_seed, summary
 from deploy.one_shot import one_shot
 from deploy.progress import Display
 from deploy.quantised import sent_as
 from deploy.result import RivalRow
+from deploy.rivals import random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
-from dsv import accuracy, end_point_anchors, predict, synthesize, train
+from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
+from dsv import Targets, accuracy, end_point_anchors, label_views, predict, synthesize, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
@@ -30,6 +32,7 @@ from protos.exchange import WHOLE, starting_model
 from server.distribution import run_server
 from server.start_images import starts_of
 from server.store import DirectoryStore
+from server.view_labels import plan_of
 
 CORESETS = (1, 2, 5, 10, 20, 50, 100)
 _QUANTISED = {
@@ -95,14 +98,15 @@ class SavingsBench:
         release = max(self._run.result.newcomers, key=lambda row: row.images_per_class)
         path = self._run.folder / "releases" / f"{release.release_digest}.dsv"
         support_set = artefact.load(path)
+        targets = support_set.targets()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        config = newcomer_training(self._run.harness.newcomer_steps)
+        config = newcomer_training(self._run.harness.newcomer_steps, targets)
         started = time.process_time()
         train_newcomer(
             self._run.harness.architectures[0],
             support_set.images,
-            support_set.labels,
+            targets,
             support_set.task,
             config,
             seed=0,
@@ -198,9 +202,12 @@ class SavingsBench:
             on_iteration=lambda done, terms: every(done, float(terms.total.detach())),
         )
 
-        got = _downloaded(artefact.encode(support_set, settings.image_encoding, relabel=label))
+        plan = plan_of(settings.views, settings.task(), settings.seed)
+        views = partial(label_views, model, task=settings.task(), plan=plan, device=self._device) if plan else None
+        content = artefact.encode(support_set, settings.image_encoding, relabel=label, label_views=views)
+        got = _downloaded(content)
         labels, reached = max(
-            ((labels, self._trained(got, labels)) for labels in ("hard", "soft")), key=lambda entry: entry[1]
+            ((labels, self._trained(got, labels)) for labels in got.support_set.label_kinds), key=lambda entry: entry[1]
         )
         variant = f"{kind} {score:.1%}, {count}/class, {labels}"
         return ways_of.one_shot_dsv(run, variant, reached, downloaded_bytes=got.bytes_down, training_s=self._seconds)
@@ -210,7 +217,7 @@ class SavingsBench:
         targets = got.support_set.targets(labels)
         return self._newcomers("one shot", same_for_every_seed(got.support_set.images, targets))
 
-    def _newcomers(self, name: str, data: Callable[[int], tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    def _newcomers(self, name: str, data: Callable[[int], tuple[Tensor, Targets]]) -> tuple[float, float]:
         job = Job(name, self._run.harness.architectures[0], 0, "", 0, "", data)
         note = lambda done, of, told: self._display.update("newcomers", done, of, told)  # noqa: E731
         outcomes = run_jobs(self._bench(self._run.teacher()), [job], note)[0]

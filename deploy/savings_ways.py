@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from client.data import ImageSplit
 from deploy.finished_run import FinishedRun
-from deploy.measure import random_per_class
 from deploy.result import LedgerRow, NewcomerRow, RivalRow
+from deploy.rivals import random_per_class
 from deploy.savings import Kind, Way
 from protos.encodings import ImageEncoding
 from server.message_bytes import CONTROL, WEIGHTS

@@ -17,10 +17,11 @@ from client.partition import partition_of, write_partition
 from deploy.curves import FOLDER as CURVES_FOLDER
 from deploy.curves import Curves, check_tensorboard, curves
 from deploy.flower import Simulation, simulation
-from deploy.measure import Bench, client_ensemble, confusion_row, measure
+from deploy.measure import client_ensemble, confusion_row, measure
 from deploy.options import HarnessSettings
 from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
+from deploy.trainings import Bench
 from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_counts, predict, share_correct
 from protos.checkpoint import load_checkpoint
 from protos.encodings import ImageEncoding
@@ -48,7 +49,9 @@ from server.run_folder import (
     TEACHER_FILE,
     new_run_dir,
 )
+from server.start_images import check_start, is_folder
 from server.store import DirectoryStore
+from server.view_labels import plan_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
     Raises:
         DsvError: anything that the user can mend; found as early as it can be.
     """
-    settings = _with_folder_classes(_with_absolute_backbone(settings))
+    settings = _with_folder_classes(_with_absolute_paths(settings))
     _check_options(settings, harness)
     with simulation() as flower:
         data = _open_data(settings, harness, display)
@@ -84,9 +87,11 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
     return run_dir, result
 
 
-def _with_absolute_backbone(settings: RunSettings) -> RunSettings:
+def _with_absolute_paths(settings: RunSettings) -> RunSettings:
     """Flower's processes run in folders of their own."""
-    return replace(settings, backbone=str(Path(settings.backbone).absolute())) if settings.backbone else settings
+    if settings.backbone:
+        settings = replace(settings, backbone=str(Path(settings.backbone).absolute()))
+    return replace(settings, start=str(Path(settings.start).absolute())) if is_folder(settings.start) else settings
 
 
 def _with_folder_classes(settings: RunSettings) -> RunSettings:
@@ -101,6 +106,8 @@ def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
     if harness.tensorboard:
         check_tensorboard()
     starting_model(settings)
+    check_start(settings.start, settings.task(), max(settings.releases))
+    plan_of(settings.views, settings.task(), settings.seed)
     ImageEncoding(settings.image_encoding).check_works(settings.task())
     for architecture in harness.architectures:
         build_model(ModelSpec.parse(architecture, settings.task()), seed=0)

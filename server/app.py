@@ -16,7 +16,7 @@ from protos.exchange import as_record, exchanged_tensors, load_record, starting_
 from protos.settings import CLIENTS, RunSettings
 from server.client_models import FOLDER as CLIENT_MODELS_FOLDER
 from server.client_models import keep_client_models
-from server.events import EventLog, Failed, FederationDone, IterationDone, LeavesDrawn, Published, SynthesisDone
+from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
 from server.resume import (
     ResumedFedAvg,
     claim_run_dir,
@@ -28,7 +28,7 @@ from server.resume import (
 from server.run_folder import STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
 from server.strategy import Participation
-from server.synthesis_job import publish_releases
+from server.synthesis_job import Told, publish_releases
 
 app = ServerApp()
 
@@ -98,7 +98,7 @@ def _participation(settings: RunSettings) -> Participation:
 def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: EventLog) -> None:
     started = time.perf_counter()
 
-    def tell(event: IterationDone | LeavesDrawn | Published) -> None:
+    def tell(event: Told) -> None:
         events.write(event)
         if isinstance(event, Published):
             log(INFO, "published %d DSVs per class: %s", event.images_per_class, event.path)

@@ -7,6 +7,7 @@ what it means that a server looks at single clients.
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,3 +59,9 @@ def ensemble_predict(clients: Sequence[Checkpoint], images: Tensor, device: str)
     """Mean class probabilities over the clients' models, (N, K) float32, of (N, C, H, W) uint8 images."""
     each = [predict(client.model.to(device), images, client.task, device=device) for client in clients]
     return torch.stack(each).mean(dim=0)
+
+
+def ensemble_logits(clients: Sequence[Checkpoint], images: Tensor) -> Tensor:
+    """Logarithm of the mean probabilities over the clients' models, (N, K), of (N, C, H, W) normalised images."""
+    each = [torch.log_softmax(client.model.to(images.device).eval()(images), dim=1) for client in clients]
+    return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(clients))

@@ -88,6 +88,15 @@ class IterationDone:
 
 
 @dataclass(frozen=True)
+class ViewsLabelled:
+    """So many of the views of a release's images are labelled by the teacher."""
+
+    images_per_class: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Published:
     """A release is in the store."""
 
@@ -119,6 +128,7 @@ Event = (
     | FederationDone
     | LeavesDrawn
     | IterationDone
+    | ViewsLabelled
     | Published
     | SynthesisDone
     | Failed

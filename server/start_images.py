@@ -11,7 +11,8 @@ from torch import Tensor
 from dsv import DEAD_LEAVES, DsvError, Start, Task, dead_leaves_start, picture_paths, read_picture
 from protos.settings import AUTO, NOISE
 
-_LEAVES_FROM_PX, _LEAVES_TO_PX = 16, 64
+MEASURED_PX = range(16, 65)
+"""Sides of images at which dead leaves and labelled views were measured to be of use."""
 
 
 def starts_of(
@@ -37,16 +38,32 @@ def starts_of(
         DsvError: as ``load_start``.
     """
     if choice == AUTO:
-        photographs = task.channels == 3 and _LEAVES_FROM_PX <= task.image_size_px <= _LEAVES_TO_PX
-        choice = DEAD_LEAVES if photographs else NOISE
+        choice = DEAD_LEAVES if shows_photographs(task) else NOISE
     if choice == NOISE:
         return dict.fromkeys(releases)
-    if choice != DEAD_LEAVES:
-        return {count: Start(choice, load_start(choice, task, count)) for count in releases}
+    if is_folder(choice):
+        name = Path(choice).name  # a release tells no path
+        return {count: Start(name, load_start(choice, task, count)) for count in releases}
     # Drawn once: a smaller release starts from the surest of the largest one's.
     drawn = dead_leaves_start(label, task, max(releases), seed=seed, on_drawn=on_drawn)
     images = drawn.images.view(task.classes, max(releases), *task.image_shape)
     return {count: Start(drawn.name, images[:, :count].flatten(0, 1)) for count in releases}
+
+
+def shows_photographs(task: Task) -> bool:
+    """Whether the images are such that dead leaves were measured to be of use for them: in colour, 16 to 64 pixels."""
+    return task.channels == 3 and task.image_size_px in MEASURED_PX
+
+
+def is_folder(choice: str) -> bool:
+    """Whether the option ``start`` names a folder."""
+    return choice not in {AUTO, NOISE, DEAD_LEAVES}
+
+
+def check_start(choice: str, task: Task, images_per_class: int) -> None:
+    """Raise DsvError unless there is what ``starts_of`` needs, so that nobody trains first."""
+    if is_folder(choice):
+        load_start(choice, task, images_per_class)
 
 
 def load_start(folder: str, task: Task, images_per_class: int) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from dsv import (
     Checkpointing,
@@ -13,18 +12,21 @@ from dsv import (
     Ranks,
     SynthesisConfig,
     end_point_anchors,
-    predict,
     synthesize,
 )
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
-from server.client_models import ensemble_predict, load_client_models
-from server.events import IterationDone, LeavesDrawn, Published
+from server.client_models import load_client_models
+from server.events import IterationDone, LeavesDrawn, Published, ViewsLabelled
 from server.frames import frame_keeper
+from server.labeller import Labeller
 from server.start_images import starts_of
 from server.store import DirectoryStore
+from server.view_labels import plan_of
+
+Told = IterationDone | LeavesDrawn | ViewsLabelled | Published
 
 
 def publish_releases(
@@ -32,7 +34,7 @@ def publish_releases(
     settings: RunSettings,
     store: DirectoryStore,
     *,
-    on_event: Callable[[IterationDone | LeavesDrawn | Published], None],
+    on_event: Callable[[Told], None],
     ranks: Ranks | None = None,
     client_models: Path | None = None,
     run_dir: Path | None = None,
@@ -44,30 +46,27 @@ def publish_releases(
     Args:
         ranks: processes that share the synthesis; the first one publishes.
         client_models: folder of the clients' own models, whose end points the DSVs shall satisfy and whose mean gives
-            the soft labels; the teacher's end point and its labels when None.
+            the labels; the teacher's end point and its labels when None.
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
-        DsvError: as ``synthesize``, ``starts_of`` and ``ReleaseStore.publish``.
+        DsvError: as ``synthesize``, ``starts_of``, ``plan_of`` and ``ReleaseStore.publish``.
     """
     compute, ranks = settings.compute(), ranks or Ranks()
+    tell = on_event if ranks.rank == 0 else lambda event: None
     model = compute.place(teacher.model)
     clients = load_client_models(client_models, teacher) if client_models else []
     anchors = end_point_anchors([client.model.state_dict() for client in clients]) if clients else None
-
-    def label(images: Tensor) -> Tensor:
-        if clients:
-            return ensemble_predict(clients, images, compute.device)
-        return predict(model, images, teacher.task, device=compute.device)
-
+    labeller = Labeller(teacher, clients, compute.device)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
+    plan = plan_of(settings.views, teacher.task, settings.seed)
     starts = starts_of(
         settings.start,
         teacher.task,
         settings.releases,
         seed=settings.seed,
-        label=label,
-        on_drawn=lambda done, total: on_event(LeavesDrawn(done, total)) if ranks.rank == 0 else None,
+        label=labeller.probabilities,
+        on_drawn=lambda done, total: tell(LeavesDrawn(done, total)),
     )
     for count in settings.releases:
         config = settings.synthesis(count)
@@ -79,20 +78,28 @@ def publish_releases(
             seed=settings.seed,
             start=starts[count],
             anchors=anchors,
-            label=label,
+            label=labeller.probabilities,
             teacher_architecture=str(teacher.spec),
             compute=compute,
             ranks=ranks,
             checkpointing=checkpointing,
-            on_iteration=_reporter(config, on_event) if ranks.rank == 0 else None,
+            on_iteration=_reporter(config, tell) if ranks.rank == 0 else None,
             frames=frame_keeper(run_dir, teacher.task.classes, count, config.iterations) if run_dir else None,
         )
-        if ranks.rank != 0:
-            continue
-        digest = store.publish(artefact.encode(support_set, settings.image_encoding, relabel=label))
-        path = store.path(digest)
-        checkpointing.clear()
-        on_event(Published(digest, count, path.stat().st_size, str(path.absolute())))
+        if ranks.rank == 0:
+            content = artefact.encode(
+                support_set,
+                settings.image_encoding,
+                relabel=labeller.probabilities,
+                label_views=partial(labeller.views, plan=plan, on_labelled=_counter(count, tell)) if plan else None,
+            )
+            digest = store.publish(content)
+            checkpointing.clear()
+            tell(Published(digest, count, len(content), str(store.path(digest).absolute())))
+
+
+def _counter(count: int, tell: Callable[[Told], None]) -> Callable[[int, int], None]:
+    return lambda done, total: tell(ViewsLabelled(count, done, total))
 
 
 def _reporter(config: SynthesisConfig, on_event: Callable[[IterationDone], None]) -> Callable[[int, KktTerms], None]:

@@ -13,7 +13,7 @@ from deploy.pages.headline import best_newcomer
 from deploy.pages.ink import MUTED, SERIES, Chart, Drawing, drawing
 from deploy.result import NewcomerRow, Result, RivalRow
 
-_SPREAD = "Bars: standard deviation over seeds. Points of one kind at one place: hard and soft labels."
+_SPREAD = "Bars: standard deviation over seeds. Points of one kind at one place: their kinds of labels."
 
 
 @dataclass(frozen=True)

@@ -179,9 +179,11 @@ def _iterations(release: ReleaseFacts) -> int:
 def _facts(release: ReleaseFacts) -> str:
     task = release.support_set.task
     colour, side = "grey" if task.channels == 1 else "colour", task.image_size_px
+    labelled = release.support_set.views
+    views = f"{labelled.plan.count:,} views labelled by the teacher; " if labelled else ""
     return (
         f"{words.plural(len(release.support_set), 'image')} of {side} {words.TIMES} {side} pixels, "
-        f"{colour}; {words.plural(task.classes, 'class')}; {release.size_bytes:,} bytes"
+        f"{colour}; {words.plural(task.classes, 'class')}; {views}{release.size_bytes:,} bytes"
     )
 
 

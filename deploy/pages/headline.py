@@ -13,6 +13,7 @@ RIVALS = {
     "noise_soft": ("as many noise images", "soft labels"),
     "random_real_hard": ("as many random real images", "hard labels"),
     "random_real_soft": ("as many random real images", "soft labels"),
+    "random_real_view": ("as many random real images", "view labels"),
     "teacher_weights": ("the teacher's weights", ""),
     "client_ensemble": ("clients' ensemble", ""),
 }
