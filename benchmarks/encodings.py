@@ -27,7 +27,7 @@ from torch import Tensor
 
 from client.bootstrap import newcomer_training, train_newcomer
 from client.data import ImageSplit, open_split
-from deploy.measure import random_per_class
+from deploy.rivals import random_per_class
 from dsv import SupportSet, SynthesisConfig, accuracy, predict, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint, load_checkpoint

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from client.server_link import Server, Trust
 from client.verification import read_targets, signed_releases
-from dsv import KNOWN_TASKS, DsvError, Provenance, SupportSet
+from dsv import KNOWN_TASKS, DsvError, Provenance, SupportSet, ViewPlan, label_views
 from protos import artefact, release_pb2
 from server.publication import Publication
 from server.signed_releases import SignedRelease
@@ -37,12 +37,14 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-ENCODINGS = ("raw", "2-bit", "png", "webp", "webp:50", "avif:50")
+RELEASES = ("raw", "2-bit", "png", "webp", "webp:50", "avif:50", "raw, views", "2-bit, views")
 
 
-def example_release(encoding: str = "raw") -> bytes:
-    """A small release file."""
+def example_release(kind: str = "raw") -> bytes:
+    """A small release file, one of ``RELEASES``."""
     task = KNOWN_TASKS["digits"]
+    encoding, _, views = kind.partition(", ")
+    plan = ViewPlan(3, leaves=2)
     return artefact.encode(
         SupportSet(
             images=torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8),
@@ -54,6 +56,9 @@ def example_release(encoding: str = "raw") -> bytes:
         ),
         encoding,
         relabel=lambda images: torch.full((2, 10), 0.1),
+        label_views=(lambda images: label_views(lambda seen: seen.flatten(1)[:, :10], images, task, plan))
+        if views
+        else None,
     )
 
 
@@ -171,9 +176,9 @@ def _fuzz_workflow(inputs: int, root: Path, files: dict[str, bytes]) -> None:
 def main(inputs: int, parser: tuple[str, ...]) -> None:
     """Fuzz the parsers."""
     if not parser or "release" in parser:
-        for encoding in ENCODINGS:
-            hostile = altered(example_release(encoding))
-            expecting_dsv_errors(f"release, {encoding}", inputs // len(ENCODINGS), hostile, decode_canonical)
+        for kind in RELEASES:
+            hostile = altered(example_release(kind))
+            expecting_dsv_errors(f"release, {kind}", inputs // len(RELEASES), hostile, decode_canonical)
     with tempfile.TemporaryDirectory() as name:
         root, files = signed_files(Path(name))
         targets = files["2.targets.json"]

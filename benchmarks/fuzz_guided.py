@@ -17,7 +17,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["protos", "client.verification", "dsv.support_set", "dsv.task"]):
-    from benchmarks.fuzz import ENCODINGS, decode_canonical, example_release, signed_files
+    from benchmarks.fuzz import RELEASES, decode_canonical, example_release, signed_files
     from client.verification import read_targets
 
 from dsv import DsvError
@@ -45,8 +45,8 @@ def main() -> None:
         corpus = Path(name) / "corpus"
         corpus.mkdir()
         if chosen.parser == "release":
-            for number, encoding in enumerate(ENCODINGS):
-                (corpus / f"valid-{number}").write_bytes(example_release(encoding))
+            for number, kind in enumerate(RELEASES):
+                (corpus / f"valid-{number}").write_bytes(example_release(kind))
         else:
             (corpus / "valid").write_bytes(signed_files(Path(name))[1]["2.targets.json"])
         limits = [f"-runs={chosen.inputs}", "-max_len=8192", "-verbosity=1"]

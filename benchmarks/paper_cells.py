@@ -22,6 +22,7 @@ from dsv import (
     SelectionConfig,
     SupportSet,
     SynthesisConfig,
+    Targets,
     TrainingConfig,
     accuracy,
     build_model,
@@ -86,10 +87,12 @@ class Bench:
             self.images, self.cache, seed=seed, epochs=s.epochs, device=self.device, bfloat16=s.bfloat16_teacher
         )
 
-    def students(self, teacher: Checkpoint, images: Tensor, labels: Tensor) -> list[float]:
-        """Test accuracy in percent of fresh models of the teacher's architecture."""
+    def students(
+        self, teacher: Checkpoint, images: Tensor, labels: Targets, config: TrainingConfig | None = None
+    ) -> list[float]:
+        """Test accuracy in percent of fresh models of the teacher's architecture; the paper's recipe by default."""
         s = self.settings
-        config = TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, len(images)))
+        config = config or TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, len(images)))
         found = []
         for seed in range(s.student_seeds):
             model = build_model(teacher.spec, seed=1000 + seed, device=self.device)

@@ -3,9 +3,9 @@
     python -m benchmarks.zero_shot --federation digits --cache runs/zero-shot [--data-root DIR] [--crops DIR]
         [--per-class 1,10] [--methods "random real;DSV, end point"] [--students convnet:64,resnet18:16] [--device cuda]
 
-One recipe for every row: the newcomer's of ``client/bootstrap.py``, ``--student-steps`` long, the same seeds, hard and
-soft labels alike; soft labels are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon as
-they are there and are not computed twice; ``--table`` prints those of a federation as Markdown.
+One recipe for every row: the newcomer's of ``client/bootstrap.py``, ``--student-steps`` long, the same seeds; hard,
+soft and views' labels alike, which are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon
+as they are there and are not computed twice; ``--table`` prints those of a federation as Markdown.
 """
 
 from __future__ import annotations
@@ -26,39 +26,61 @@ from benchmarks.zero_shot_methods import make, permitted
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from client.bootstrap import newcomer_training, train_newcomer
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
-from dsv import ModelSpec, Provenance, SupportSet, accuracy, build_model, model_digest, predict, share_correct
+from dsv import (
+    LabelledViews,
+    ModelSpec,
+    Provenance,
+    SupportSet,
+    Targets,
+    accuracy,
+    build_model,
+    label_views,
+    model_digest,
+    predict,
+    share_correct,
+)
 from protos import artefact
+from protos.settings import AUTO
+from server.view_labels import plan_of
 
-UNTRAINED = "untrained"
+UNTRAINED, VIEW = "untrained", "view"
 
 
-def trained(bench: Bench, made: Made, labels: str, architecture: str, students: Students) -> tuple[float, float]:
+def trained(
+    bench: Bench, images: Tensor, targets: Targets, architecture: str, students: Students
+) -> tuple[float, float]:
     """Mean and deviation of the students' test accuracy."""
     task = bench.trajectory.task
-    targets = _targets(bench, made, labels)
     config = newcomer_training(students.steps)
     every = -(-len(bench.images.test) // students.test_images)  # the first ones may be of a few classes
     test, test_labels = bench.images.test[::every], bench.images.test_labels[::every]
     found = []
     for seed in range(1, students.seeds + 1):
-        model = train_newcomer(architecture, made.images, targets, task, config, seed=seed, device=bench.device)
+        model = train_newcomer(architecture, images, targets, task, config, seed=seed, device=bench.device)
         found.append(accuracy(model, test, test_labels, task, device=bench.device))
     return round(statistics.fmean(found), 4), round(statistics.stdev(found), 4) if len(found) > 1 else 0.0
 
 
-def _targets(bench: Bench, made: Made, labels: str) -> Tensor:
+def targets_of(bench: Bench, made: Made, labels: str) -> Targets:
+    """What students are trained towards; the teacher labels every method's images alike."""
     if labels == "ensemble":
         return bench.trajectory.ensemble(made.images, bench.device)
+    if labels == VIEW:
+        assert bench.views is not None
+        teacher = bench.teacher
+        return label_views(teacher.model.eval(), made.images, teacher.task, bench.views)
     return made.labels if labels == "hard" else predict(bench.teacher.model, made.images, bench.trajectory.task)
 
 
-def release_bytes(bench: Bench, made: Made, seed: int) -> int:
+def release_bytes(bench: Bench, made: Made, targets: Targets) -> int:
     """Size of the set as a release of ours, soft labels included: the same file format for every method."""
     teacher = bench.teacher
     soft = predict(teacher.model, made.images, teacher.task)
-    provenance = Provenance(str(teacher.spec), model_digest(teacher.model), made.start, seed)
-    ones = torch.ones(len(made.labels))
-    return len(artefact.encode(SupportSet(made.images, made.labels, soft, ones, teacher.task, provenance)))
+    provenance = Provenance(str(teacher.spec), model_digest(teacher.model), made.start, 0)
+    support_set = SupportSet(made.images, made.labels, soft, torch.ones(len(made.labels)), teacher.task, provenance)
+    if isinstance(targets, LabelledViews):
+        support_set = dataclasses.replace(support_set, views=targets)
+    return len(artefact.encode(support_set))
 
 
 def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
@@ -108,29 +130,41 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
     return rows
 
 
-def method_rows(bench: Bench, federation: str, method: str, per_class: int, students: Students) -> list[Row]:
-    """Make one method's set and train every student on it, with hard and with soft labels."""
+def method_rows(
+    bench: Bench, federation: str, method: str, per_class: int, students: Students, *, kinds: list[str]
+) -> list[Row]:
+    """Make one method's set and train every student on it, with each kind of labels."""
     made, seconds = make(bench, method, per_class, seed=0)
     base = dataclasses.replace(
         _row(bench, federation, method, students),
         images_per_class=per_class,
         start=made.start,
-        release_bytes=release_bytes(bench, made, 0),
         synthesis_s=round(seconds, 1),
         seen_real_images=made.seen_real_images,
     )
     rows = []
-    for architecture in students.architectures:
-        for labels in ("hard", "soft", "ensemble") if bench.trajectory.one_shot else ("hard", "soft"):
-            mean, deviation = trained(bench, made, labels, architecture, students)
+    for labels in kinds:
+        targets = targets_of(bench, made, labels)
+        size_bytes = release_bytes(bench, made, targets)
+        for architecture in students.architectures:
+            mean, deviation = trained(bench, made.images, targets, architecture, students)
             rows.append(
                 dataclasses.replace(
-                    base, labels=labels, student=architecture, accuracy_mean=mean, accuracy_std=deviation
+                    base,
+                    labels=labels,
+                    student=architecture,
+                    accuracy_mean=mean,
+                    accuracy_std=deviation,
+                    release_bytes=size_bytes,
                 )
             )
             told = f"{method}, {per_class}/class, {labels}, {architecture}: {mean:.1%} ± {deviation:.1%}"
             print(told, file=sys.stderr, flush=True)
     return rows
+
+
+def _label_kinds(bench: Bench) -> list[str]:
+    return ["hard", "soft", *(["ensemble"] if bench.trajectory.one_shot else []), *([VIEW] if bench.views else [])]
 
 
 def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
@@ -158,6 +192,8 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--test-images", default=10_000, show_default=True, help="At most so many test images, evenly spaced.")
 @click.option("--iterations", default=300, show_default=True, help="Of a synthesis from the teacher.")
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
+@click.option("--labels", default="", help="Of hard, soft, view; all that there are when empty.")
+@click.option("--views", default=AUTO, show_default=True, help="Views that the teacher labels, as in dsv simulate.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--table/--no-table", default=False, show_default=True, help="Print the table and compute nothing.")
 def main(**o: Any) -> None:
@@ -167,15 +203,17 @@ def main(**o: Any) -> None:
         images = load_images(FEDERATIONS[name], o["data_root"], o["cache"])
         trajectory = federate(name, images, o["cache"], o["device"])
         crops = o["crops"]
-        bench = Bench(trajectory, images, crops, o["device"], o["iterations"], o["rival_iterations"])
+        views = plan_of(o["views"], trajectory.task, seed=0)
+        bench = Bench(trajectory, images, crops, o["device"], o["iterations"], o["rival_iterations"], views)
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
+        kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
         if not table.has(name, UNTRAINED, 0, students):
             table.add(fixed_rows(bench, name, students))
         for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
             for per_class in (int(count) for count in o["per_class"].split(",")):
                 if not table.has(name, method, per_class, students):
-                    table.add(method_rows(bench, name, method, per_class, students))
+                    table.add(method_rows(bench, name, method, per_class, students, kinds=kinds))
     print(markdown(table.rows, name))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.zero_shot_federations import Images, Trajectory
 from benchmarks.zero_shot_rivals import RealData
+from dsv import ViewPlan
 from protos.checkpoint import Checkpoint
 
 
@@ -24,6 +25,7 @@ class Bench:
     device: str
     iterations: int
     rival_iterations: int
+    views: ViewPlan | None = None
 
     @property
     def teacher(self) -> Checkpoint:

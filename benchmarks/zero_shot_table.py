@@ -71,13 +71,15 @@ class Table:
 def markdown(rows: list[Row], federation: str) -> str:
     """Rows of one federation, in the order that they were asked for."""
     lines = [
-        "| method | per class | starts from | real images seen | labels | student | accuracy | bytes | seconds |",
-        "|---" * 9 + "|",
+        "| method | per class | starts from | real images seen | labels | student | steps | accuracy | bytes "
+        "| seconds |",
+        "|---" * 10 + "|",
     ]
     for r in rows:
         if r.federation == federation:
             cells = (
                 *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", r.labels, r.student),
+                r.student_steps or "-",
                 *(f"{r.accuracy_mean:.1%} ± {r.accuracy_std:.1%}", f"{r.release_bytes:,}", f"{r.synthesis_s:.0f}"),
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -104,8 +104,8 @@ def test_above_the_size_limit(content, monkeypatch):
 
 
 def test_another_format(content):
-    with pytest.raises(ArtefactError, match="has format 'feddsv/3'"):
-        artefact.decode(changed_metadata(content, lambda m: m.update(format="feddsv/3")))
+    with pytest.raises(ArtefactError, match="has format 'feddsv/4'"):
+        artefact.decode(changed_metadata(content, lambda m: m.update(format="feddsv/4")))
 
 
 def test_unknown_metadata(content):

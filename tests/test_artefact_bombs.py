@@ -6,6 +6,7 @@ import json
 import tracemalloc
 
 import pytest
+from encoded import rewritten
 from federation import release_bytes
 
 from protos import artefact
@@ -15,15 +16,6 @@ from protos.artefact import ArtefactError
 @pytest.fixture(scope="module")
 def content(support_set):
     return release_bytes(support_set)
-
-
-def rewritten(content, change):
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    change(header)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def refused(bomb):

@@ -67,6 +67,9 @@ def test_help_names_every_command_and_every_option_has_a_description():
         ("needs the option data-root", ["--data", "imagefolder"]),
         ("needs the option data-root", ["--data", "cifar10"]),
         ("choose cpu, cuda or cuda:N", ["--device", "toaster"]),
+        ("nowhere does not exist; name a folder of images", ["--start", "nowhere"]),
+        ("views must be a number or auto, got 'many'", ["--views", "many"]),
+        ("view plan's count must be", ["--views", "2000000"]),
     ],
 )
 def test_mistakes_in_options(message, arguments, tmp_path):
@@ -122,7 +125,7 @@ def test_synthesis_may_start_from_pictures(teacher, tmp_path):
     done = dsv(*options)
     assert done.exit_code == 0, done.output
     [path] = (tmp_path / "s").glob("*.dsv")
-    assert artefact.load(path).provenance.start == str(folder)
+    assert artefact.load(path).provenance.start == "public"
     refused("start folder nowhere does not exist", *common, "--start", "nowhere")
 
 
@@ -134,6 +137,28 @@ def test_synthesis_may_start_from_dead_leaves(teacher, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     [path] = (tmp_path / "s").glob("*.dsv")
     assert artefact.load(path).provenance.start == "dead-leaves"
+
+
+def test_labelled_views_from_synthesis_to_newcomer(teacher, tmp_path):
+    save_checkpoint(tmp_path / "t.safetensors", teacher)
+    store = tmp_path / "store"
+    common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", store, "--images-per-class", 1)
+    done = dsv(*common, "--iterations", 1, "--views", 40, "--quiet")
+    assert done.exit_code == 0 and "views 1/class 40/40" in done.output, done.output
+    [path] = store.glob("*.dsv")
+    assert artefact.load(path).label_kinds == ("hard", "soft", "view")
+    assert "teacher's logits for 40 views" in dsv("inspect", path).output
+    with run_server(DirectoryStore(store)) as address:
+        steps = ("bootstrap", "--server", address, "--newcomer-steps", 2, "--quiet")
+        for labels in ((), ("--labels", "view"), ("--labels", "hard")):
+            assert dsv(*steps, *labels).exit_code == 0
+
+
+def test_a_release_without_labelled_views(content, tmp_path):
+    store = DirectoryStore(tmp_path / "store")
+    store.publish(content)
+    with run_server(store) as address:
+        refused("has hard, soft labels, not 'view'", "bootstrap", "--server", address, "--labels", "view")
 
 
 def test_a_contact_sheet_shows_the_largest_multiplier_first(support_set):

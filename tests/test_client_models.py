@@ -58,6 +58,20 @@ def test_the_release_is_of_the_clients_and_labelled_by_their_mean(teacher, kept,
     assert "anchors_sha256" in release.provenance.config
 
 
+def test_views_are_labelled_by_the_clients_mean(teacher, kept, tmp_path):
+    settings = dataclasses.replace(SETTINGS, views="20")
+    store = DirectoryStore(tmp_path / "store")
+    publish_releases(teacher, settings, store, client_models=kept, on_event=lambda event: None)
+    [path] = (tmp_path / "store").glob("*.dsv")
+    release = artefact.load(path)
+    drawn = release.views.of(release.images, teacher.task).draw(torch.arange(20))
+    clients = [client.model.eval() for client in load_client_models(kept, teacher)]
+    with torch.no_grad():
+        expected = torch.stack([client(drawn).softmax(dim=1) for client in clients]).mean(dim=0)
+    coarse = 2 * release.views.scale / 15
+    torch.testing.assert_close(release.views.logits(torch.arange(20)).softmax(1), expected, atol=coarse / 4, rtol=0)
+
+
 def test_a_folder_without_models_or_with_others_is_named(teacher, task, kept, tmp_path):
     with pytest.raises(DsvError, match="holds no client's model"):
         load_client_models(tmp_path / "nowhere", teacher)

@@ -18,7 +18,7 @@ from protos import artefact
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--clients 3 --rounds 2 --local-epochs 1 --architecture convnet:8 --images-per-class 1,2 --iterations 4 "
-    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3 --tensorboard"
+    "--newcomers convnet:8,resnet18:8 --newcomer-seeds 2 --newcomer-steps 3 --views 40 --tensorboard"
 ).split()
 
 
@@ -63,10 +63,10 @@ def test_the_result_keeps_its_schema(run):
 def test_every_newcomer_and_every_rival_is_there(run):
     result = run[2]
     rows = {(n["architecture"], n["images_per_class"], n["labels"]) for n in result["newcomers"]}
-    assert rows == {(a, c, k) for a in ("convnet:8", "resnet18:8") for c in (1, 2) for k in ("hard", "soft")}
+    assert rows == {(a, c, k) for a in ("convnet:8", "resnet18:8") for c in (1, 2) for k in ("hard", "soft", "view")}
     rivals = {(r["name"], r["images_per_class"]) for r in result["rivals"]}
-    three = ("noise_soft", "random_real_hard", "random_real_soft")
-    assert rivals == {(n, c) for n in three for c in (1, 2)} | {("untrained", 0), ("teacher_weights", 0)}
+    drawn = ("noise_soft", "random_real_hard", "random_real_soft", "random_real_view")
+    assert rivals == {(n, c) for n in drawn for c in (1, 2)} | {("untrained", 0), ("teacher_weights", 0)}
 
 
 def test_the_ledger_has_every_client_and_round_and_download(run):
@@ -92,7 +92,14 @@ def test_releases_are_what_the_result_names(run):
 
 def test_what_is_printed(run):
     printed = run[3]
-    for wanted in ("federation rounds 2/2", "synthesis 2/class 4/4", "stationarity", "teacher's weights", "report: "):
+    for wanted in (
+        "federation rounds 2/2",
+        "synthesis 2/class 4/4",
+        "views 2/class 40/40",
+        "stationarity",
+        "teacher's weights",
+        "report: ",
+    ):
         assert wanted in printed
     assert "Traceback" not in printed
 

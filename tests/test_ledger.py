@@ -1,4 +1,4 @@
-"""The ledger: purposes, what crosses sockets, files, curves."""
+"""The ledger: purposes, what crosses sockets, files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from deploy.addresses import Address
 from deploy.cli import cli
-from deploy.curves import Curves, curves, write_curves
 from deploy.deployed_ledger import DeployedLedger
 from deploy.ledger import Crossed, by_purpose, read_ledger, write_ledger
 from deploy.meter import Count, meters
@@ -33,11 +32,7 @@ from dsv import DsvError
 from server.events import (
     BytesMoved,
     ClientNumbered,
-    EventLog,
     FederationDone,
-    IterationDone,
-    RoundDone,
-    RoundEvaluated,
 )
 from server.message_bytes import MessageBytes
 
@@ -267,62 +262,3 @@ def test_an_unknown_ending_and_a_folder_that_is_none(tmp_path):
         write_rows(tmp_path / "rows.xls", [{"a": 1}])
     with pytest.raises(DsvError, match="cannot write"):
         write_rows(tmp_path / "none" / "rows.csv", [{"a": 1}])
-
-
-EVENTS = [
-    BytesMoved(1, 0, "weights", "down", 100),
-    BytesMoved(1, 0, "weights", "up", 90),
-    RoundDone(1, 2, 1, 0, 0.75),
-    RoundEvaluated(1, 1, 0, 0.5),
-    BytesMoved(2, 0, "weights", "down", 100),
-    RoundDone(2, 2, 0, 1, None),
-    IterationDone(10, 1, 2, 1.5, 1.0, 0.25, 0.0, 0.0, 2.0),
-]
-
-
-def test_events_become_points_of_curves():
-    class Writer:
-        def __init__(self):
-            self.points: list[tuple[str, float, int]] = []
-
-        def add_scalar(self, tag, value, step):
-            self.points.append((tag, value, step))
-
-    writer = Writer()
-    into = Curves(writer)
-    for event in EVENTS:
-        into.add(event)
-    points = writer.points
-    assert into.points == len(points)
-    for wanted in (
-        ("federation/train_loss", 0.75, 1),
-        ("federation/accuracy", 0.5, 1),
-        ("federation/replies_refused", 1, 2),
-        ("bytes_so_far/weights_down", 200, 2),
-        ("synthesis_10_per_class/stationarity", 1.0, 1),
-    ):
-        assert wanted in points
-    assert ("federation/train_loss", 2) not in [(tag, step) for tag, _, step in points]
-
-
-def test_without_tensorboard_the_extra_is_named_before_anything_is_trained(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DsvError, match="its extra 'tensorboard'"), curves(tmp_path):
-        pass
-
-
-def test_tensorboard_reads_what_was_written(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for event in EVENTS:
-        EventLog(tmp_path).write(event)
-    folder = tmp_path / "curves"
-    assert write_curves(tmp_path, folder) > 10
-    found = EventAccumulator(str(folder)).Reload()
-    assert [(p.step, p.value) for p in found.Scalars("federation/train_loss")] == [(1, 0.75)]
-    done = CliRunner().invoke(cli, ["tensorboard", str(tmp_path), "--logdir", str(tmp_path / "other")])
-    assert done.exit_code == 0 and "tensorboard --logdir" in done.output
-    with pytest.raises(DsvError, match=r"holds no events.jsonl"):
-        write_curves(Path(tmp_path / "curves"), tmp_path / "more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 
 from client.data import open_split
 from client.partition import write_partition
+from deploy import savings_bench
 from deploy.cli import cli
 from deploy.one_shot import Ensemble, one_shot
 from deploy.options import HarnessSettings
@@ -115,6 +117,23 @@ def test_a_call_that_was_cut_off_measures_the_rest_alone(run, measured):
     assert "all images on the server" in done.output and "one shot" not in done.output
     after = json.loads(path.read_text())["ways"]
     assert sorted(map(str, after)) == sorted(map(str, before))
+
+
+def test_one_shot_dsvs_are_made_as_the_runs_releases_were(run, measured, tmp_path, monkeypatch):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    result = json.loads((again / "result.json").read_text())
+    result["settings"] |= {"start": "dead-leaves", "views": "20"}
+    (again / "result.json").write_text(json.dumps(result))
+    kept = [row for row in measured[0]["ways"] if not row["kind"].startswith("one_shot")]
+    (again / "savings.json").write_text(json.dumps({"ways": kept}))
+    monkeypatch.setattr("dsv.dead_leaves.POOL", 0)
+    made, downloaded = [], savings_bench._downloaded
+    monkeypatch.setattr(savings_bench, "_downloaded", lambda content: made.append(content) or downloaded(content))
+    done = dsv("savings", again, "--quiet")
+    assert done.exit_code == 0, done.output
+    releases = [artefact.decode(content) for content in made]
+    assert [(r.provenance.start, r.views.plan.count) for r in releases] == [("dead-leaves", 20)] * 2
 
 
 def test_random_real_images_are_tried_until_they_are_good_enough(measured):

@@ -1,4 +1,4 @@
-"""Training: SGD without torch.optim's compiler, and what it must not import."""
+"""Training: optimisers without torch.optim's compiler, and what must not be imported."""
 
 import os
 import subprocess
@@ -8,34 +8,45 @@ import pytest
 import torch
 
 from dsv import ModelSpec, build_model
-from dsv.sgd import Sgd
+from dsv.optimisers import Adam, Sgd
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
-def test_sgd_is_torchs_to_the_bit(weight_decay):
+@pytest.mark.parametrize("name", ["sgd", "adam", "fused adam", "fused adamw"])
+def test_the_optimisers_are_torchs_to_the_bit(name, weight_decay):
     models = [build_model(ModelSpec("convnet", 1, 8, 3, 4), seed=0) for _ in range(2)]
-    ours = Sgd(models[0].parameters(), learning_rate=0.1, weight_decay=weight_decay)
-    reference = torch.optim.SGD(models[1].parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
+    first, second = (list(model.parameters()) for model in models)
+    ours, reference = _pair(name, first, second, weight_decay)
     images = torch.randn(6, 1, 8, 8)
     for step in range(6):
-        for group in (*ours.param_groups, *reference.param_groups):
-            group["lr"] = 0.1 / (step + 1)
+        ours.learning_rate = reference.param_groups[0]["lr"] = 0.1 / (step + 1)
         for model, optimiser in zip(models, (ours, reference), strict=True):
             optimiser.zero_grad()
             # every second step leaves the classifier without a gradient
             (model(images) if step % 2 else model.features(images)).square().mean().backward()
             optimiser.step()
-    for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(first, second)
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
 
 
-def test_local_training_brings_no_compiler_along():
-    script = """
+def _pair(name, first, second, weight_decay):
+    if name == "sgd":
+        ours = Sgd(first, learning_rate=0.1, weight_decay=weight_decay)
+        return ours, torch.optim.SGD(second, lr=0.1, momentum=0.9, weight_decay=weight_decay)
+    fused, decoupled = name.startswith("fused"), name.endswith("adamw")
+    ours = Adam(first, learning_rate=0.1, weight_decay=weight_decay, decoupled=decoupled, fused=fused)
+    reference = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return ours, reference(second, lr=0.1, weight_decay=weight_decay, fused=fused)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_training_brings_no_compiler_along(optimiser):
+    script = f"""
 import sys, torch
 from dsv import KNOWN_TASKS, ModelSpec, TrainingConfig, build_model, train
 task = KNOWN_TASKS["digits"]
 model = build_model(ModelSpec("convnet", 1, 8, 10, 4), seed=0)
-config = TrainingConfig(2, "sgd", 0.1, False, 1e-3, 4)
+config = TrainingConfig(2, {optimiser!r}, 0.1, False, 1e-3, 4)
 train(model, torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4), task, config, seed=0)
 print([name for name in ("torch._dynamo", "sympy", "torchvision") if name in sys.modules])
 """

@@ -1,0 +1,272 @@
+"""Labelled views: drawn alike by everyone, labelled by the teacher, trained from."""
+
+import dataclasses
+import json
+import tracemalloc
+
+import numpy
+import pytest
+import torch
+from encoded import rewritten
+
+from dsv import (
+    LEVELS,
+    DsvError,
+    ModelSpec,
+    Task,
+    ViewPlan,
+    Views,
+    accuracy,
+    build_model,
+    draw_dead_leaves,
+    from_uint8,
+    label_views,
+    newcomer_training,
+    train,
+)
+from protos import artefact
+from protos.artefact import ArtefactError
+from protos.label_bytes import level_bytes, levels_of
+
+COLOUR = Task(3, 16, ("dark", "bright"), (0.5,) * 3, (0.25,) * 3, mirror=True)
+
+
+def pictures(count=4, seed=0):
+    return torch.randint(256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def brightness(images):
+    mean = images.mean(dim=(1, 2, 3))
+    return torch.stack([-mean, mean], dim=1)
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return label_views(brightness, pictures(), COLOUR, ViewPlan(30, 1, leaves=5))
+
+
+@pytest.fixture(scope="module")
+def with_views(support_set, teacher):
+    views = label_views(teacher.model.eval(), support_set.images, support_set.task, ViewPlan(33))
+    return dataclasses.replace(support_set, views=views)
+
+
+def test_a_view_is_the_same_alone_and_among_others():
+    views = Views(pictures(), COLOUR, ViewPlan(30, leaves=5))
+    numbers = torch.tensor([7, 2, 29])
+    assert torch.equal(views.draw(torch.arange(30))[numbers], views.draw(numbers))
+    assert torch.equal(Views(pictures(), COLOUR, ViewPlan(30, leaves=5)).draw(numbers), views.draw(numbers))
+    assert not torch.equal(Views(pictures(), COLOUR, ViewPlan(30, 1, leaves=5)).draw(numbers), views.draw(numbers))
+
+
+def test_philox_is_the_specified_one():
+    """The known answer of Random123 for Philox 4x64-10, of key and counter 0: another generator is another format."""
+    assert [int(value) for value in numpy.random.Philox(key=0, counter=2**256 - 1).random_raw(4)] == [
+        0x16554D9ECA36314C,
+        0xDB20FE9D672D0FDC,
+        0xD7E772CEE186176B,
+        0x7E68B68AEC7BA23B,
+    ]
+
+
+def test_without_crop_or_shift_a_view_is_made_of_pixels_of_two_pictures():
+    task = dataclasses.replace(COLOUR, mirror=False)
+    plain = torch.stack([torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (0, 255)])
+    drawn = Views(plain, task, ViewPlan(200, crop=0.0, translate=0.0)).draw(torch.arange(200))
+    assert torch.unique(drawn.round(decimals=3)).tolist() == [-2.0, 2.0]
+    pure = (drawn.flatten(1).std(dim=1) == 0).float().mean()
+    assert 0.4 < float(pure) < 0.7  # half of the pairs are one picture twice
+
+
+def test_leaves_take_their_share():
+    black = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    for share, low, high in ((0.0, 0.0, 0.0), (0.25, 0.3, 0.6), (1.0, 1.0, 1.0)):
+        plan = ViewPlan(200, crop=0.0, translate=0.0, leaves=20, leaves_share=share)
+        drawn = Views(black, COLOUR, plan).draw(torch.arange(200))
+        coloured = float((drawn.flatten(1).amax(dim=1) > -1.9).float().mean())
+        assert low <= coloured <= high
+
+
+def test_labels_are_the_teachers_to_half_a_level(labelled):
+    numbers = torch.arange(30)
+    true = brightness(labelled.of(pictures(), COLOUR).draw(numbers))
+    inside = true.abs() <= labelled.scale
+    off = (labelled.logits(numbers) - true).abs()[inside]
+    assert float(off.max()) <= labelled.scale / (LEVELS - 1) * 1.001
+    assert int(labelled.levels.max()) < LEVELS
+
+
+def test_the_loss_is_least_at_the_teachers_own_logits(labelled):
+    numbers = torch.arange(30)
+    logits = labelled.logits(numbers).requires_grad_()
+    (gradient,) = torch.autograd.grad(labelled.loss(logits, numbers), logits)
+    assert float(gradient.abs().max()) < 1e-7
+
+
+def test_other_images_are_noticed(labelled):
+    with pytest.raises(DsvError, match="not the views that were labelled"):
+        labelled.of(pictures(seed=1), COLOUR)
+
+
+def test_another_random_generator_is_noticed(labelled, monkeypatch):
+    black = torch.zeros(5, 3, 16, 16, dtype=torch.uint8)
+    monkeypatch.setattr("dsv.views._drawn_leaves", lambda count, task, seed: black)
+    with pytest.raises(DsvError, match="this torch draws otherwise"):
+        labelled.of(pictures(), COLOUR)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"count": 0}, "count"),
+        ({"count": 2**18 + 1}, "count"),
+        ({"count": 3.0}, "count"),
+        ({"count": True}, "count"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"leaves": -1}, "leaves"),
+        ({"leaves": 2**14 + 1}, "leaves"),
+        ({"crop": 1.5}, "crop"),
+        ({"crop": 1}, "crop"),
+        ({"crop": float("nan")}, "crop"),
+        ({"translate": "0.1"}, "translate"),
+        ({"leaves_share": -0.1}, "leaves_share"),
+    ],
+)
+def test_plans_out_of_range(change, names):
+    with pytest.raises(DsvError, match=f"plan's {names} must be"):
+        ViewPlan(**{"count": 3, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": torch.zeros(29, 2, dtype=torch.uint8)}, "a row for each"),
+        ({"levels": torch.zeros(30, 2)}, "must be uint8"),
+        ({"levels": torch.zeros(30, 0, dtype=torch.uint8)}, "levels below"),
+        ({"levels": torch.full((30, 2), LEVELS, dtype=torch.uint8)}, "levels below"),
+        ({"scale": 0.0}, "scale"),
+        ({"scale": float("inf")}, "scale"),
+        ({"scale": 1}, "scale"),
+        ({"probe": (1,) * 7}, "probe"),
+        ({"probe": (1.0,) * 8}, "probe"),
+    ],
+)
+def test_labels_that_do_not_fit(labelled, change, message):
+    with pytest.raises(DsvError, match=message):
+        dataclasses.replace(labelled, **change)
+
+
+def test_leaves_beyond_memory():
+    huge = Task(3, 224, ("a", "b"), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(DsvError, match="plan fewer"):
+        Views(torch.zeros(1, 3, 224, 224, dtype=torch.uint8), huge, ViewPlan(1, leaves=2**14))
+
+
+def test_a_set_without_views_says_so(support_set):
+    assert support_set.label_kinds == ("hard", "soft")
+    with pytest.raises(DsvError, match="has hard, soft labels, not 'view'"):
+        support_set.targets("view")
+
+
+def test_views_of_another_number_of_classes(support_set, labelled):
+    with pytest.raises(DsvError, match="2 logits each"):
+        dataclasses.replace(support_set, views=labelled)
+
+
+def test_a_newcomer_learns_from_views_what_the_images_do_not_show():
+    """The pictures carry no classes at all; the teacher's answers to their views do."""
+    views = label_views(brightness, pictures(), COLOUR, ViewPlan(1000, leaves=100))
+    model = build_model(newcomer_spec(COLOUR), seed=1)
+    train(model, pictures(), views, COLOUR, newcomer_training(100), seed=1)
+    fresh = draw_dead_leaves(200, COLOUR, torch.Generator().manual_seed(9))
+    labels = brightness(from_uint8(fresh, COLOUR, dtype=torch.float32)).argmax(dim=1)
+    assert accuracy(model, fresh, labels, COLOUR) > 0.85
+
+
+def newcomer_spec(task):
+    return ModelSpec.parse("convnet:16", task)
+
+
+def test_training_is_the_same_twice(with_views):
+    found = []
+    for _ in range(2):
+        model = build_model(newcomer_spec(with_views.task), seed=1)
+        with_views.train(model, config=newcomer_training(5), seed=1)
+        found.append(model.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+# The release file
+
+
+@pytest.mark.parametrize("encoding", ["raw", "2-bit", "png"])
+def test_round_trip(with_views, encoding, teacher):
+    relabel = lambda images: torch.full((len(images), 10), 0.1)  # noqa: E731
+    again_labelled = lambda images: label_views(teacher.model, images, with_views.task, ViewPlan(33))  # noqa: E731
+    content = artefact.encode(with_views, encoding, relabel=relabel, label_views=again_labelled)
+    again = artefact.decode(content)
+    assert again.views.plan == ViewPlan(33)
+    again.views.of(again.images, again.task)
+    if encoding != "png":
+        assert artefact.encode(again, encoding) == content
+    without = artefact.encode(dataclasses.replace(again, views=None), encoding)
+    assert 33 * 10 / 2 < len(content) - len(without) < 33 * 10 / 2 + 450
+
+
+def test_an_encoding_that_alters_the_images_forgets_their_views(with_views):
+    relabel = lambda images: torch.full((len(images), 10), 0.1)  # noqa: E731
+    assert artefact.decode(artefact.encode(with_views, "1-bit", relabel=relabel)).views is None
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_half_bytes(classes):
+    levels = (torch.arange(5 * classes) % LEVELS).view(5, classes).to(torch.uint8).numpy()
+    packed = level_bytes(levels)
+    assert packed.size == -(-5 * classes // 2) and int(packed[0]) == 0x01
+    assert numpy.array_equal(levels_of(packed, 5, classes), levels)
+
+
+def test_a_half_byte_behind_the_last():
+    packed = level_bytes(numpy.zeros((5, 3), dtype=numpy.uint8))
+    packed[-1] = 1
+    with pytest.raises(DsvError, match="half byte behind"):
+        levels_of(packed, 5, 3)
+
+
+def altered(content, change):
+    def header_of(header):
+        metadata = json.loads(header["__metadata__"]["feddsv"])
+        change(metadata, header)
+        header["__metadata__"]["feddsv"] = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
+
+    return rewritten(content, header_of)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, h: m["views"].update(count=34), "take 170 bytes"),
+        (lambda m, h: m["views"].update(count=2**18), "take 1310720 bytes"),
+        (lambda m, h: m["views"].update(count=2**60), "count must be"),
+        (lambda m, h: m["views"].update(extra=1), "views hold"),
+        (lambda m, h: m["views"].pop("probe"), "views hold"),
+        (lambda m, h: m["views"].update(probe=3), "views hold"),
+        (lambda m, h: m["views"].update(probe=[[1]] * 8), "probe"),
+        (lambda m, h: m["views"].update(scale=-1.0), "scale"),
+        (lambda m, h: m.update(views=[]), "views hold"),
+        (lambda m, h: m.pop("views"), "nothing else"),
+        (lambda m, h: m.update(format="feddsv/2"), "nothing else"),
+        (lambda m, h: h["view_labels"].update(shape=[5, 33]), "in one row"),
+    ],
+)
+def test_hostile_views(with_views, change, message):
+    bad = altered(artefact.encode(with_views), change)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtefactError, match=message):
+            artefact.decode(bad)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 20 * len(bad) + (1 << 20)
