@@ -52,8 +52,11 @@ def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
-    group.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+    group.init_process_group(backend)
     try:
+        if backend == "gloo":
+            group.barrier()  # or a rank that ends at once may close connections that others are still opening
         yield Ranks(group.get_rank(), count)
     finally:
         group.destroy_process_group()

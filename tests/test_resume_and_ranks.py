@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,6 +113,8 @@ def test_kill_9_and_the_same_command_again_give_the_same_release(teacher, tmp_pa
     assert names[0] == names[1] and len(names[0]) == 1
 
 
+LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+
 RANK_SCRIPT = """
 import sys, torch
 from dsv import *
@@ -143,11 +146,14 @@ def test_two_ranks_give_what_one_gives(teacher, tmp_path):
     (tmp_path / "rank.py").write_text(RANK_SCRIPT)
     save_checkpoint(tmp_path / "teacher.safetensors", teacher)
     script = [str(tmp_path / "rank.py"), str(tmp_path / "teacher.safetensors"), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # Both ask the resolver for this machine's name otherwise, each rank anew, and a sandbox may give no or two answers.
+    loopback, local = {"GLOO_SOCKET_IFNAME": LOOPBACK}, ["--local-addr", "127.0.0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **loopback}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", *local, "--nproc-per-node", "2"]
     for launcher in ([], torchrun):
         command = [sys.executable, *launcher, *script]
-        subprocess.run(command, check=True, capture_output=True, env=environment, timeout=120)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     for found in (first, second):
         for ours, expected in zip(found[:3], alone[:3], strict=True):
