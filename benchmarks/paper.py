@@ -25,7 +25,6 @@ from benchmarks.paper_cells import Bench, Cells, Settings, save_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
 from benchmarks.paper_variations import variation_cells
 from dsv import (
-    VIEW_STEPS,
     Compute,
     Start,
     SupportSet,
@@ -110,9 +109,9 @@ def view_cells(bench: Bench, cells: Cells, seed: int, count: int, steps: int) ->
 
     def taught(images: Tensor) -> list[float]:
         views = label_views(teacher.model, images, TASK, plan, device=bench.device)
-        return bench.students(teacher, images, views, newcomer_training(steps))
+        return bench.students(teacher, images, views, newcomer_training(steps, views))
 
-    key = f"labelled views{'' if steps == VIEW_STEPS else f', {steps} steps'}/{count}/{seed}"
+    key = f"labelled views{f', {steps} steps' if steps else ''}/{count}/{seed}"
     random = random_images(bench.images, count, seed)
     cells.get(f"ours, from dead leaves, {key}", lambda: taught(our_set(bench, seed, count).images))
     cells.get(f"table 1, random, {key}", lambda: taught(bench.images.train[random]))
@@ -170,7 +169,7 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--student-steps", default=2000, show_default=True)
 @click.option("--student-rate", default=1e-4, show_default=True)
 @click.option("--student-seeds", default=3, show_default=True)
-@click.option("--view-steps", default=str(VIEW_STEPS), show_default=True, help="Of students from labelled views.")
+@click.option("--view-steps", default="0", show_default=True, help="Of students from labelled views; 0: the product's.")
 @click.option("--bfloat16-teacher/--float32-teacher", default=False, show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
 @click.option("--figures/--no-figures", default=True, show_default=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from client.download import Download
 from deploy.result import ConfusionRow, NewcomerRow, RivalRow
-from deploy.rivals import labeller_of, rival_jobs
+from deploy.rivals import compared_kinds, labeller_of, rival_jobs
 from deploy.trainings import Bench, Job, Note, run_jobs, same_for_every_seed, summary
 from dsv import ModelSpec, accuracy, build_model, share_correct
 from protos import artefact
@@ -31,7 +31,7 @@ def measure(bench: Bench, downloads: dict[int, Download], note: Note) -> Measure
         downloads: release by images per class, as it arrived.
     """
     newcomers = _newcomer_jobs(bench, downloads)
-    rivals = [job for count, got in downloads.items() for job in rival_jobs(bench, count, got.support_set.views)]
+    rivals = [job for count, got in downloads.items() for job in rival_jobs(bench, count, got.support_set)]
     outcomes = run_jobs(bench, newcomers + rivals, note)
     rows = [summary([outcome.accuracy for outcome in own]) for own in outcomes]
     newcomer_rows = [
@@ -60,10 +60,12 @@ def confusion_row(
 
 
 def _newcomer_jobs(bench: Bench, downloads: dict[int, Download]) -> list[Job]:
+    """The first architecture compares kinds of labels, as every rival does; the others train as anybody would."""
     jobs = []
-    for architecture in bench.harness.architectures:
+    for at, architecture in enumerate(bench.harness.architectures):
         for count, got in downloads.items():
-            for labels in got.support_set.label_kinds:
+            kinds = compared_kinds(got.support_set)
+            for labels in kinds if at == 0 else kinds[-1:]:
                 pair = (got.support_set.images, got.support_set.targets(labels))
                 data = same_for_every_seed(*pair)
                 jobs.append(Job("dsv", architecture, count, labels, got.bytes_down, artefact.digest(got.content), data))

@@ -35,7 +35,7 @@ class HarnessSettings:
     newcomer_steps: int = option(
         0,
         "optimiser steps of a newcomer and of every rival; "
-        f"0 means {NEWCOMER_STEPS}, and {VIEW_STEPS} from labelled views",
+        f"0 means {NEWCOMER_STEPS}; from labelled views {VIEW_STEPS}, or as many as it takes to see each twice",
     )
     tensorboard: bool = option(
         False, "write the curves for TensorBoard while they grow, into tensorboard/ in the run's folder"

@@ -42,6 +42,7 @@ def print_report(result: Result, run_dir: Path) -> None:
 _RIVALS = {
     "untrained": ("nothing, untrained", "-"),
     "noise_soft": ("noise images", "soft"),
+    "noise_view": ("noise images", "view"),
     "random_real_hard": ("random real images", "hard"),
     "random_real_soft": ("random real images", "soft"),
     "random_real_view": ("random real images", "view"),

@@ -8,20 +8,26 @@ import torch
 from torch import Tensor
 
 from deploy.trainings import Bench, Job
-from dsv import LabelledViews, Targets, Task, noise_pixels, to_uint8
+from dsv import SupportSet, Targets, Task, noise_pixels, to_uint8
 from protos.label_bytes import level_size_bytes
 from server.labeller import Labeller
 
 
-def rival_jobs(bench: Bench, count: int, views: LabelledViews | None) -> list[Job]:
+def compared_kinds(support_set: SupportSet) -> tuple[str, ...]:
+    """The least that a label can say, a class, and what the set was made to be trained from with."""
+    return ("hard", support_set.label_kinds[-1])
+
+
+def rival_jobs(bench: Bench, count: int, release: SupportSet) -> list[Job]:
     """The same number of other images, noise and random real ones, in the releases' encoding.
 
     Bytes are those of the encoded pixels and the labels, of the first seed's images.
 
     Args:
-        views: of the release; the teacher labels as many of the real images.
+        release: whose kinds of labels they get; where it has labelled views, as many of theirs.
     """
     labeller, task, images = labeller_of(bench), bench.teacher.task, count * bench.teacher.task.classes
+    views = release.views
 
     def noise(seed: int) -> Tensor:
         return released(bench, to_uint8(noise_pixels(task, images, torch.Generator().manual_seed(seed))))[0]
@@ -48,8 +54,8 @@ def rival_jobs(bench: Bench, count: int, views: LabelledViews | None) -> list[Jo
         size_bytes = released(bench, pixels(bench.seed + 1))[1] + label_bytes
         return Job(f"{name}_{labels}", bench.harness.architectures[0], count, labels, size_bytes, "", data)
 
-    kinds = ("hard", "soft") if views is None else ("hard", "soft", "view")
-    return [job("noise", noise, "soft"), *(job("random_real", real, labels) for labels in kinds)]
+    kinds = compared_kinds(release)
+    return [job("noise", noise, kinds[-1]), *(job("random_real", real, labels) for labels in kinds)]
 
 
 def released(bench: Bench, images: Tensor) -> tuple[Tensor, int]:

@@ -20,7 +20,7 @@ from deploy.one_shot import one_shot
 from deploy.progress import Display
 from deploy.quantised import sent_as
 from deploy.result import RivalRow
-from deploy.rivals import random_per_class, released
+from deploy.rivals import compared_kinds, random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
 from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
@@ -206,9 +206,7 @@ class SavingsBench:
         views = partial(label_views, model, task=settings.task(), plan=plan, device=self._device) if plan else None
         content = artefact.encode(support_set, settings.image_encoding, relabel=label, label_views=views)
         got = _downloaded(content)
-        labels, reached = max(
-            ((labels, self._trained(got, labels)) for labels in got.support_set.label_kinds), key=lambda entry: entry[1]
-        )
+        reached, labels = max((self._trained(got, kind), kind) for kind in compared_kinds(got.support_set))
         variant = f"{kind} {score:.1%}, {count}/class, {labels}"
         return ways_of.one_shot_dsv(run, variant, reached, downloaded_bytes=got.bytes_down, training_s=self._seconds)
 

@@ -50,26 +50,32 @@ class TrainingConfig:
     bfloat16: bool = False
 
 
-NEWCOMER_STEPS, VIEW_STEPS = 500, 2000
+NEWCOMER_STEPS, VIEW_STEPS = 500, 750
 
 SMALLEST_BATCH = 8
 """Batch norm needs more than one value of a channel, and a mean that is worth something."""
+
+_VALUES_AT_ONCE = 1 << 17  # of views that are drawn together
 
 
 def newcomer_training(steps: int = 0, targets: Targets | None = None) -> TrainingConfig:
     """How a model is trained from a few images a class; measured in docs/zero-shot.md.
 
     Args:
-        steps: 0 takes ``NEWCOMER_STEPS``, and ``VIEW_STEPS`` from labelled views, from which there is more to learn.
+        steps: 0 takes ``NEWCOMER_STEPS``; from labelled views, of which there is more to learn, ``VIEW_STEPS`` or as
+            many as it takes to see each of them twice.
         targets: what it will be trained towards, where that is known.
     """
+    batch_size = 24
+    if isinstance(targets, LabelledViews):
+        steps = steps or max(VIEW_STEPS, 2 * targets.plan.count // batch_size)
     return TrainingConfig(
-        steps=steps or (VIEW_STEPS if isinstance(targets, LabelledViews) else NEWCOMER_STEPS),
+        steps=steps or NEWCOMER_STEPS,
         optimiser="adamw",
         learning_rate=0.005,
         cosine=True,
         weight_decay=5e-4,
-        batch_size=24,
+        batch_size=batch_size,
         mixup=0.4,
     )
 
@@ -107,7 +113,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     if isinstance(targets, LabelledViews):
         loss_of: Callable[[Tensor, Tensor], Tensor] = targets.loss
-        batches = _view_batches(targets.of(images, task), config.batch_size, generator=generator, device=device)
+        batches = _view_batches(targets.of(images, task), task, config.batch_size, generator=generator, device=device)
     else:
         loss_of = functional.cross_entropy
         batches = _augmented_batches(images, targets, task, config, generator=generator, device=device)
@@ -151,11 +157,13 @@ def _augmented_batches(
 
 
 def _view_batches(
-    views: Views, size: int, *, generator: torch.Generator, device: torch.device | str
+    views: Views, task: Task, size: int, *, generator: torch.Generator, device: torch.device | str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (B, C, H, W) normalised views and their (B,) numbers."""
-    for numbers in _shuffled(views.plan.count, size, generator):
-        yield views.draw(numbers).to(device), numbers
+    """Endless (B, C, H, W) normalised views and their (B,) numbers; several batches of small ones drawn at once."""
+    at_once = max(1, _VALUES_AT_ONCE // (size * math.prod(task.image_shape)))
+    for numbers in _shuffled(views.plan.count, at_once * size, generator):
+        drawn = views.draw(numbers).to(device)
+        yield from zip(torch.split(drawn, size), torch.split(numbers, size), strict=True)
 
 
 def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

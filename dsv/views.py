@@ -30,8 +30,7 @@ LEVELS = 16
 """Values that a stored logit may have, evenly spaced from ``-scale`` to ``scale``."""
 MAX_VIEWS = 1 << 18
 MAX_LEAVES = 1 << 14
-TEMPERATURE = 2.0
-"""Of a newcomer's loss, in deviations of the teacher's logits; measured."""
+MAX_TEMPERATURE = 100.0
 PROBES = 8
 """Views whose mean is stored, so that a reader who draws other ones notices."""
 
@@ -44,7 +43,7 @@ _PROBE_UNITS, _PROBE_TOLERANCE = 1000, 20
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views there are; anyone draws the same ones from it.
+    """Which views there are, which anyone draws alike from it, and how soft their labels are meant to be read.
 
     Args:
         count: V, 1 to ``MAX_VIEWS``.
@@ -52,6 +51,7 @@ class ViewPlan:
         crop, translate: of ``Augmentation``; mirroring follows the task.
         leaves: dead leaves that are drawn beside the set's images, 0 to ``MAX_LEAVES``.
         leaves_share: of the pictures, those that are dead leaves, 0 to 1; not read without leaves.
+        temperature: of a newcomer's loss, in deviations of the teacher's logits, 0.01 to ``MAX_TEMPERATURE``; measured.
 
     Raises:
         DsvError: a value is out of its range or of another type.
@@ -63,6 +63,7 @@ class ViewPlan:
     translate: float = 0.125
     leaves: int = 0
     leaves_share: float = 0.5
+    temperature: float = 2.0
 
     def __post_init__(self) -> None:
         # Plans also come out of files that strangers wrote, so the annotations alone do not hold.
@@ -71,10 +72,12 @@ class ViewPlan:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise DsvError(f"a view plan's {name} must be a whole number from {low} to {high}, got {value!r:.40}")
-        for name in ("crop", "translate", "leaves_share"):
+        unit = (0.0, 1.0)
+        ranges = {"crop": unit, "translate": unit, "leaves_share": unit, "temperature": (0.01, MAX_TEMPERATURE)}
+        for name, (least, most) in ranges.items():
             value = getattr(self, name)
-            if type(value) is not float or not 0 <= value <= 1:
-                raise DsvError(f"a view plan's {name} must be a number from 0.0 to 1.0, got {value!r:.40}")
+            if type(value) is not float or not least <= value <= most:
+                raise DsvError(f"a view plan's {name} must be a number from {least} to {most}, got {value!r:.40}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,7 @@ class LabelledViews:
         Source: Hinton et al., arXiv:1503.02531. The temperature follows the teacher's logits, whose size training
         leaves to chance.
         """
-        temperature = TEMPERATURE * self.scale / _CLIP
+        temperature = self.plan.temperature * self.scale / _CLIP
         wanted = torch.softmax(self.logits(numbers).to(logits.device) / temperature, dim=1)
         return functional.cross_entropy(logits / temperature, wanted)
 

@@ -124,7 +124,7 @@ class RunSettings:
     views: str = option(
         AUTO,
         "augmented copies of a release's images that the teacher labels for newcomers, half a byte a class each: a "
-        "number, or auto (24000 for images of 16 to 64 px, else none)",
+        "number, or auto (24000 for images of 16 to 64 px, 4000 for smaller ones, else none)",
     )
     device: str = option(Compute.device, "where to train and synthesise: cpu or cuda")
     micro_batch: int = option(

@@ -12,7 +12,7 @@ from dsv import DEAD_LEAVES, DsvError, Start, Task, dead_leaves_start, picture_p
 from protos.settings import AUTO, NOISE
 
 MEASURED_PX = range(16, 65)
-"""Sides of images at which dead leaves and labelled views were measured to be of use."""
+"""Sides of images at which dead leaves were measured to be of use, and labelled views in such numbers."""
 
 
 def starts_of(

@@ -103,6 +103,25 @@ def test_the_loss_is_least_at_the_teachers_own_logits(labelled):
     assert float(gradient.abs().max()) < 1e-7
 
 
+def test_the_loss_follows_the_plans_temperature(labelled):
+    """Of logits that stand still, (a, -a): the cross-entropy of their softmax, both divided by the temperature."""
+    numbers, given = torch.arange(30), torch.tensor([[1.0, -1.0]]).expand(30, 2)
+    for temperature in (0.25, 4.0):
+        read = dataclasses.replace(labelled, plan=dataclasses.replace(labelled.plan, temperature=temperature))
+        divided = temperature * labelled.scale / 3
+        wanted = torch.softmax(labelled.logits(numbers) / divided, dim=1)
+        expected = -(wanted * torch.log_softmax(given / divided, dim=1)).sum(dim=1).mean()
+        torch.testing.assert_close(read.loss(given, numbers), expected)
+
+
+@pytest.mark.parametrize(("views", "steps"), [(30, 750), (9_000, 750), (24_000, 2_000)])
+def test_a_newcomer_sees_every_view_twice(labelled, views, steps):
+    levels = torch.zeros(views, 2, dtype=torch.uint8)
+    many = dataclasses.replace(labelled, plan=ViewPlan(views), levels=levels)
+    assert newcomer_training(targets=many).steps == steps
+    assert newcomer_training(7, many).steps == 7 and newcomer_training().steps == 500
+
+
 def test_other_images_are_noticed(labelled):
     with pytest.raises(DsvError, match="not the views that were labelled"):
         labelled.of(pictures(seed=1), COLOUR)
@@ -131,6 +150,9 @@ def test_another_random_generator_is_noticed(labelled, monkeypatch):
         ({"crop": float("nan")}, "crop"),
         ({"translate": "0.1"}, "translate"),
         ({"leaves_share": -0.1}, "leaves_share"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": 2}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
     ],
 )
 def test_plans_out_of_range(change, names):

@@ -11,6 +11,7 @@ from deploy.result import NewcomerRow, Result, RivalRow
 RIVALS = {
     "untrained": ("an untrained model", ""),
     "noise_soft": ("as many noise images", "soft labels"),
+    "noise_view": ("as many noise images", "view labels"),
     "random_real_hard": ("as many random real images", "hard labels"),
     "random_real_soft": ("as many random real images", "soft labels"),
     "random_real_view": ("as many random real images", "view labels"),
@@ -18,7 +19,7 @@ RIVALS = {
     "client_ensemble": ("clients' ensemble", ""),
 }
 """A rival's name in result.json in words, and its labels."""
-_NO_GOAL = ("untrained", "noise_soft")
+_NO_GOAL = ("untrained", "noise_soft", "noise_view")
 """Rivals that nobody would take: they show that the images matter."""
 
 
