@@ -34,13 +34,13 @@ from dsv import (
     Targets,
     accuracy,
     build_model,
-    label_views,
     model_digest,
     predict,
     share_correct,
 )
 from protos import artefact
 from protos.settings import AUTO
+from server.labeller import Labeller
 from server.view_labels import plan_of
 
 UNTRAINED, VIEW = "untrained", "view"
@@ -62,13 +62,17 @@ def trained(
 
 
 def targets_of(bench: Bench, made: Made, labels: str) -> Targets:
-    """What students are trained towards; the teacher labels every method's images alike."""
+    """What students are trained towards; every method's images are labelled alike.
+
+    Views are labelled by the teacher, and where clients uploaded once by all of them, as the product does.
+    """
     if labels == "ensemble":
         return bench.trajectory.ensemble(made.images, bench.device)
     if labels == VIEW:
         assert bench.views is not None
-        teacher = bench.teacher
-        return label_views(teacher.model.eval(), made.images, teacher.task, bench.views)
+        trajectory = bench.trajectory
+        clients = [trajectory.checkpoint(state) for state in trajectory.clients[-1]] if trajectory.one_shot else []
+        return Labeller(bench.teacher, clients, bench.device).views(made.images, bench.views)
     return made.labels if labels == "hard" else predict(bench.teacher.model, made.images, bench.trajectory.task)
 
 
@@ -208,12 +212,13 @@ def main(**o: Any) -> None:
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
-        if not table.has(name, UNTRAINED, 0, students):
+        if table.missing(name, UNTRAINED, 0, students, ["-"]):
             table.add(fixed_rows(bench, name, students))
         for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
             for per_class in (int(count) for count in o["per_class"].split(",")):
-                if not table.has(name, method, per_class, students):
-                    table.add(method_rows(bench, name, method, per_class, students, kinds=kinds))
+                missing = table.missing(name, method, per_class, students, kinds)
+                if missing:
+                    table.add(method_rows(bench, name, method, per_class, students, kinds=missing))
     print(markdown(table.rows, name))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +48,17 @@ class Table:
         stored = json.loads(path.read_text())["rows"] if path.exists() else []
         self.rows = [Row(**row) for row in stored]
 
-    def has(self, federation: str, method: str, per_class: int, students: Students) -> bool:
-        """Whether every row of a method is there."""
+    def missing(
+        self, federation: str, method: str, per_class: int, students: Students, kinds: Sequence[str]
+    ) -> list[str]:
+        """Those of the ``kinds`` of labels that a method has not got rows of, of every student."""
+        wanted = (federation, method, per_class, students.steps)
         found = {
-            r.student
+            (r.labels, r.student)
             for r in self.rows
-            if (r.federation, r.method, r.images_per_class, r.student_steps)
-            == (federation, method, per_class, students.steps)
+            if (r.federation, r.method, r.images_per_class, r.student_steps) == wanted
         }
-        return found.issuperset(students.architectures)
+        return [kind for kind in kinds if not found.issuperset((kind, student) for student in students.architectures)]
 
     def add(self, rows: list[Row]) -> None:
         """Keep ``rows`` instead of those of the same name."""

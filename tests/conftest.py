@@ -25,6 +25,12 @@ from dsv import (
 from protos.checkpoint import Checkpoint
 
 
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_any_order() -> None:
+    """What a test draws without a generator of its own does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def task() -> Task:
     return KNOWN_TASKS["digits"]

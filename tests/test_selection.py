@@ -1,5 +1,6 @@
 """Selection of real images: what is known about the multipliers of linear models, memory, and the command."""
 
+import copy
 import json
 
 import numpy
@@ -119,10 +120,11 @@ def test_images_are_read_a_micro_batch_at_a_time_and_in_any_size_alike(teacher, 
         return images[list(indices)]
 
     config = SelectionConfig(iterations=2)
-    small = select(teacher.model, load, labels, task, config, compute=Compute(micro_batch=4))
+    model = copy.deepcopy(teacher.model).double()  # in float32 the order of the sums alone moves a multiplier by 1 %
+    small = select(model, load, labels, task, config, compute=Compute(micro_batch=4))
     assert max(sizes) == 4
-    large = select(teacher.model, load, labels, task, config, compute=Compute(micro_batch=25))
-    torch.testing.assert_close(small.multipliers, large.multipliers, rtol=1e-2, atol=1e-3)
+    large = select(model, load, labels, task, config, compute=Compute(micro_batch=25))
+    torch.testing.assert_close(small.multipliers, large.multipliers, rtol=1e-4, atol=1e-5)
     assert (small.multipliers >= 0).all() and len(small.distances) == 3
 
 
