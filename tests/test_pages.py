@@ -126,7 +126,7 @@ def test_the_headline_names_every_rival_and_where_dsvs_lose():
     assert found is not None and found.accuracy == "64.0 %" and found.size == "3,600 B"
     assert found.lost_to == ["as many random real images"]
     assert "25 times fewer bytes than the teacher's weights (98.0 % for 90 kB)" in found.savings
-    assert "41 % more bytes than as many random real images (80.0 % for 2,560 B)" in found.savings
+    assert "41\N{NO-BREAK SPACE}% more bytes than as many random real images (80.0 % for 2,560 B)" in found.savings
     verdicts = {c.rival: c.verdict for c in found.comparisons}
     assert verdicts["the teacher's weights"] == "DSVs smaller, but less accurate"
     assert verdicts["as many random real images"] == "the rival better in both"

@@ -11,7 +11,7 @@ from typing import Any
 
 from deploy.pages import words
 from deploy.pages.facts import ReleaseFacts, RunFacts, collect_run, is_run, read_release
-from deploy.pages.headline import best_newcomer
+from deploy.pages.headline import best_newcomer, newcomer_in_words
 from deploy.pages.provenance import options_of
 from deploy.result import Result
 from dsv import DsvError
@@ -176,9 +176,7 @@ def _of_result(run: RunFacts, result: Result) -> dict[str, str]:
         ]
         figures["accuracy"] = words.share(best.accuracy_mean, best.accuracy_std)
         figures["download"] = words.size(best.downloaded_bytes)
-        figures["newcomer"] = (
-            f"{words.short(best.architecture)}, {best.images_per_class} DSVs per class, {best.labels} labels"
-        )
+        figures["newcomer"] = newcomer_in_words(best)
         if real:
             rival = max(real, key=lambda row: row.accuracy_mean)
             figures["as many random real images"] = (

@@ -90,7 +90,7 @@ def headline(result: Result) -> Headline | None:
     return Headline(
         accuracy=words.share(row.accuracy_mean),
         size=words.size(row.downloaded_bytes),
-        newcomer=f"{words.short(row.architecture)}, {row.images_per_class} DSVs per class, {row.labels} labels",
+        newcomer=newcomer_in_words(row),
         teacher=_teacher(result),
         savings=_savings(row, goals),
         comparisons=comparisons,
@@ -122,6 +122,12 @@ def compare(row: NewcomerRow, rival: RivalRow) -> Comparison:
     )
 
 
+def newcomer_in_words(row: NewcomerRow) -> str:
+    """What it is and what it was trained from."""
+    images = words.plural(row.images_per_class, "DSV")
+    return f"{words.short(row.architecture)}, {images} per class, {row.labels} labels"
+
+
 def rival_in_words(rival: RivalRow) -> str:
     """Its name as a reader understands it."""
     return RIVALS[rival.name][0] if rival.name in RIVALS else words.short(rival.name)
@@ -151,7 +157,7 @@ def _saving(own_bytes: int, rival_bytes: int) -> str:
     if ratio >= 1.95:
         return f"{words.factor(ratio)} times {way}"
     percent = 100 * abs(own_bytes - rival_bytes) / rival_bytes
-    return f"{percent:.{0 if percent >= 1 else 1}f} % {way}"
+    return f"{percent:.{0 if percent >= 1 else 1}f}{words.UNBROKEN}% {way}"
 
 
 def _verdict(gain: float, level: bool, fewer: bool) -> str:

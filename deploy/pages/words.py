@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 TIMES, MINUS, NONE = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{EN DASH}"
+UNBROKEN = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit in running text."""
 
 
 def share(value: float, spread: float = 0.0) -> str:
