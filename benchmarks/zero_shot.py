@@ -40,7 +40,6 @@ from dsv import (
 )
 from protos import artefact
 from protos.settings import AUTO
-from server.labeller import Labeller
 from server.view_labels import plan_of
 
 UNTRAINED, VIEW = "untrained", "view"
@@ -62,17 +61,12 @@ def trained(
 
 
 def targets_of(bench: Bench, made: Made, labels: str) -> Targets:
-    """What students are trained towards; every method's images are labelled alike.
-
-    Views are labelled by the teacher, and where clients uploaded once by all of them, as the product does.
-    """
+    """What students are trained towards; every method's images are labelled alike."""
     if labels == "ensemble":
         return bench.trajectory.ensemble(made.images, bench.device)
     if labels == VIEW:
         assert bench.views is not None
-        trajectory = bench.trajectory
-        clients = [trajectory.checkpoint(state) for state in trajectory.clients[-1]] if trajectory.one_shot else []
-        return Labeller(bench.teacher, clients, bench.device).views(made.images, bench.views)
+        return bench.labeller.views(made.images, bench.views)
     return made.labels if labels == "hard" else predict(bench.teacher.model, made.images, bench.trajectory.task)
 
 

@@ -13,6 +13,7 @@ from benchmarks.zero_shot_federations import Images, Trajectory
 from benchmarks.zero_shot_rivals import RealData
 from dsv import ViewPlan
 from protos.checkpoint import Checkpoint
+from server.labeller import Labeller
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Bench:
     def teacher(self) -> Checkpoint:
         """The global model after the last round."""
         return self.trajectory.checkpoint(self.trajectory.rounds[-1])
+
+    @property
+    def labeller(self) -> Labeller:
+        """As in the product: the teacher, and where clients uploaded once, all of them."""
+        trajectory = self.trajectory
+        clients = [trajectory.checkpoint(state) for state in trajectory.clients[-1]] if trajectory.one_shot else []
+        return Labeller(self.teacher, clients, self.device)
 
     @property
     def real(self) -> RealData:

@@ -51,9 +51,9 @@ def _cifar(architecture: str = "convnet:128", **changes: object) -> RunSettings:
     return _large("cifar10", architecture, **changes)
 
 
-def _one_shot(alpha: float) -> Federation:
+def _one_shot(alpha: float, architecture: str = "convnet:128") -> Federation:
     """One upload of every client after long training, as in DENSE (arXiv:2112.12371)."""
-    return Federation(_cifar(rounds=1, local_epochs=40, dirichlet_alpha=alpha), 5)
+    return Federation(_cifar(architecture, rounds=1, local_epochs=40, dirichlet_alpha=alpha), 5)
 
 
 FEDERATIONS: dict[str, Federation] = {
@@ -68,6 +68,8 @@ FEDERATIONS: dict[str, Federation] = {
     "cifar10-narrow-iid": Federation(_cifar("convnet:32", partitioner="iid"), 10),
     "cifar10-iid": Federation(_cifar(partitioner="iid"), 10),
     "cifar10-0.5": Federation(_cifar(), 10),
+    "cifar10-narrow-one-shot-0.3": _one_shot(0.3, "convnet:32"),
+    "cifar10-narrow-one-shot-0.5": _one_shot(0.5, "convnet:32"),
     "cifar10-one-shot-0.1": _one_shot(0.1),
     "cifar10-one-shot-0.3": _one_shot(0.3),
     "cifar10-one-shot-0.5": _one_shot(0.5),

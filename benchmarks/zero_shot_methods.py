@@ -180,6 +180,7 @@ METHODS: dict[str, Method] = {
     "DSV, rounds' updates": _dsv(_DEFAULT, anchors=_round_updates),
     "DSV, clients' updates": _dsv(_DEFAULT, anchors=_client_updates),
     "DSV, clients' end points": _dsv(_DEFAULT, anchors=_client_end_points),
+    "DSV, clients' end points, from dead leaves": _dsv(_DEFAULT, start=leaves_start, anchors=_client_end_points),
     "DSV, clients' ensemble": _ensemble,
     "DSV, chosen of three times as many": _chosen,
 }
@@ -191,7 +192,7 @@ def permitted(bench: Bench) -> list[str]:
     norm = bench.trajectory.spec.norm
     without = {name for name in METHODS if "public crops" in name} if bench.crops_folder is None else set()
     if not bench.trajectory.one_shot:
-        without |= {"DSV, clients' end points", "DSV, clients' ensemble"}
+        without |= {name for name in METHODS if name.startswith("DSV, clients' e")}
     return [name for name in METHODS if name not in without and (norm == "batch" or "batch-norm" not in name)]
 
 

@@ -48,12 +48,7 @@ def best_crops(bench: Bench, per_class: int, seed: int) -> Made:
 
 def leaves_start(bench: Bench, per_class: int, seed: int) -> Start:
     """The dead leaves that a synthesis of the product starts from."""
-    teacher = bench.teacher
-
-    def label(images: Tensor) -> Tensor:
-        return predict(teacher.model, images, teacher.task, device=bench.device)
-
-    return dead_leaves_start(label, teacher.task, per_class, seed=seed)
+    return dead_leaves_start(bench.labeller.probabilities, bench.trajectory.task, per_class, seed=seed)
 
 
 def random_leaves(bench: Bench, per_class: int, seed: int) -> Made:
