@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dsv import (
+    Anchors,
     Checkpointing,
     KktTerms,
     Ranks,
+    Start,
+    SupportSet,
     SynthesisConfig,
+    ViewPlan,
     end_point_anchors,
     synthesize,
 )
@@ -54,10 +59,11 @@ def publish_releases(
     """
     compute, ranks = settings.compute(), ranks or Ranks()
     tell = on_event if ranks.rank == 0 else lambda event: None
-    model = compute.place(teacher.model)
+    compute.place(teacher.model)
     clients = load_client_models(client_models, teacher) if client_models else []
-    anchors = end_point_anchors([client.model.state_dict() for client in clients]) if clients else None
     labeller = Labeller(teacher, clients, compute.device)
+    anchors = end_point_anchors([client.model.state_dict() for client in clients]) if clients else None
+    job = _Job(teacher, settings, anchors, labeller, ranks, tell, run_dir)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
     plan = plan_of(settings.views, teacher.task, settings.seed)
     starts = starts_of(
@@ -69,37 +75,59 @@ def publish_releases(
         on_drawn=lambda done, total: tell(LeavesDrawn(done, total)),
     )
     for count in settings.releases:
-        config = settings.synthesis(count)
         checkpointing = Checkpointing(store.state_path(f"{count}-per-class"))
-        support_set = synthesize(
-            model,
-            teacher.task,
-            config,
-            seed=settings.seed,
-            start=starts[count],
-            anchors=anchors,
-            label=labeller.probabilities,
-            teacher_architecture=str(teacher.spec),
-            compute=compute,
-            ranks=ranks,
-            checkpointing=checkpointing,
-            on_iteration=_reporter(config, tell) if ranks.rank == 0 else None,
-            frames=frame_keeper(run_dir, teacher.task.classes, count, config.iterations) if run_dir else None,
-        )
+        support_set = job.synthesised(count, starts[count], checkpointing)
         if ranks.rank == 0:
-            content = artefact.encode(
-                support_set,
-                settings.image_encoding,
-                relabel=labeller.probabilities,
-                label_views=partial(labeller.views, plan=plan, on_labelled=_counter(count, tell)) if plan else None,
-            )
+            content = job.encoded(support_set, count, plan)
             digest = store.publish(content)
             checkpointing.clear()
             tell(Published(digest, count, len(content), str(store.path(digest).absolute())))
 
 
-def _counter(count: int, tell: Callable[[Told], None]) -> Callable[[int, int], None]:
-    return lambda done, total: tell(ViewsLabelled(count, done, total))
+@dataclass(frozen=True)
+class _Job:
+    """What all releases of one run share."""
+
+    teacher: Checkpoint
+    settings: RunSettings
+    anchors: Anchors | None
+    labeller: Labeller
+    ranks: Ranks
+    tell: Callable[[Told], None]
+    run_dir: Path | None
+
+    def synthesised(self, count: int, start: Start | None, checkpointing: Checkpointing) -> SupportSet:
+        """The DSV set of ``count`` images a class."""
+        teacher, settings = self.teacher, self.settings
+        config = settings.synthesis(count)
+        return synthesize(
+            teacher.model,
+            teacher.task,
+            config,
+            seed=settings.seed,
+            start=start,
+            anchors=self.anchors,
+            label=self.labeller.probabilities,
+            teacher_architecture=str(teacher.spec),
+            compute=settings.compute(),
+            ranks=self.ranks,
+            checkpointing=checkpointing,
+            on_iteration=_reporter(config, self.tell) if self.ranks.rank == 0 else None,
+            frames=frame_keeper(self.run_dir, teacher.task.classes, count, config.iterations) if self.run_dir else None,
+        )
+
+    def encoded(self, support_set: SupportSet, count: int, plan: ViewPlan | None) -> bytes:
+        """The release, labelled anew as newcomers will see its images."""
+
+        def counted(done: int, total: int) -> None:
+            self.tell(ViewsLabelled(count, done, total))
+
+        return artefact.encode(
+            support_set,
+            self.settings.image_encoding,
+            relabel=self.labeller.probabilities,
+            label_views=partial(self.labeller.views, plan=plan, on_labelled=counted) if plan else None,
+        )
 
 
 def _reporter(config: SynthesisConfig, on_event: Callable[[IterationDone], None]) -> Callable[[int, KktTerms], None]:
