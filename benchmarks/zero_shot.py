@@ -63,7 +63,7 @@ def trained(
 def targets_of(bench: Bench, made: Made, labels: str) -> Targets:
     """What students are trained towards; every method's images are labelled alike."""
     if labels == "ensemble":
-        return bench.trajectory.ensemble(made.images, bench.device)
+        return bench.labeller.probabilities(made.images)
     if labels == VIEW:
         assert bench.views is not None
         return bench.labeller.views(made.images, bench.views)
@@ -112,7 +112,7 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
             )
         )
     if bench.trajectory.one_shot:
-        seen = bench.trajectory.ensemble(images.test, bench.device)
+        seen = bench.labeller.probabilities(images.test)
         reached = share_correct(seen, images.test_labels)
         size_bytes = sent_as(teacher.model, FLOAT32).size_bytes * len(bench.trajectory.counts)
         rows.append(

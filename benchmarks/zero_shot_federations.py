@@ -18,7 +18,7 @@ from torch import Tensor
 
 from client.data import open_split
 from client.partition import partition_of
-from dsv import ModelSpec, Task, accuracy, build_model, predict, train
+from dsv import ModelSpec, Task, accuracy, build_model, train
 from protos.checkpoint import Checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
 
@@ -108,14 +108,6 @@ class Trajectory:
     def one_shot(self) -> bool:
         """Whether every client uploaded once."""
         return len(self.clients) == 1 and len(self.counts) > 1
-
-    def ensemble(self, images: Tensor, device: str) -> Tensor:
-        """Mean class probabilities of the clients' last models, (N, K), weighted by their numbers of images."""
-        total = torch.zeros(len(images), self.task.classes)
-        for state, count in zip(self.clients[-1], self.counts, strict=True):
-            model = self.checkpoint(state).model.to(device)
-            total += count / sum(self.counts) * predict(model, images, self.task, device=device)
-        return total
 
     def checkpoint(self, state: State) -> Checkpoint:
         """A model with that state, in eval mode."""

@@ -12,11 +12,11 @@ from benchmarks.zero_shot_bench import Bench, Made, Method, class_labels
 from benchmarks.zero_shot_federations import State
 from benchmarks.zero_shot_rivals import batch_norm_inversion, distribution_matching, gradient_matching
 from benchmarks.zero_shot_starts import best_crops, best_leaves, leaves_start, public_start, random_crops, random_leaves
-from deploy.one_shot import Ensemble
 from dsv import (
     PRESETS,
     Anchors,
     Compute,
+    Ensemble,
     SelectionConfig,
     Start,
     SynthesisConfig,

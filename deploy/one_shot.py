@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from client.data import ImageSplit
 from deploy.workers import workers
-from dsv import train
+from dsv import Ensemble, train
 from protos.exchange import starting_model
 from protos.settings import RunSettings
-
-
-class Ensemble(nn.Module):
-    """The mean of several models' probabilities, as logits: (N, C, H, W) to (N, K)."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logarithm of the mean probability, which softmax turns back into that mean."""
-        logits = torch.stack([torch.log_softmax(member(images), 1) for member in self.members])
-        return torch.logsumexp(logits, 0) - math.log(len(self.members))
 
 
 @dataclass(frozen=True)

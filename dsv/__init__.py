@@ -22,6 +22,7 @@ from dsv.deepkkt import (
     total_variation,
 )
 from dsv.device import checked_device
+from dsv.ensemble import Ensemble
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict, share_correct
 from dsv.frames import Frames
@@ -64,6 +65,7 @@ __all__ = [
     "Checkpointing",
     "Compute",
     "DsvError",
+    "Ensemble",
     "Frames",
     "KktGradient",
     "KktTerms",

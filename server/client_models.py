@@ -7,17 +7,14 @@ what it means that a server looks at single clients.
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from flwr.app import ArrayRecord
-from torch import Tensor
 
-from dsv import DsvError, predict
+from dsv import DsvError
 from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from protos.exchange import load_record
 
@@ -53,15 +50,3 @@ def load_client_models(folder: Path, teacher: Checkpoint) -> list[Checkpoint]:
         if (checkpoint.spec, checkpoint.task) != (teacher.spec, teacher.task):
             raise DsvError(f"{path} is not a model of the teacher's architecture and task; remove it from the folder")
     return found
-
-
-def ensemble_predict(clients: Sequence[Checkpoint], images: Tensor, device: str) -> Tensor:
-    """Mean class probabilities over the clients' models, (N, K) float32, of (N, C, H, W) uint8 images."""
-    each = [predict(client.model.to(device), images, client.task, device=device) for client in clients]
-    return torch.stack(each).mean(dim=0)
-
-
-def ensemble_logits(clients: Sequence[Checkpoint], images: Tensor) -> Tensor:
-    """Logarithm of the mean probabilities over the clients' models, (N, K), of (N, C, H, W) normalised images."""
-    each = [torch.log_softmax(client.model.to(images.device).eval()(images), dim=1) for client in clients]
-    return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(clients))

@@ -19,13 +19,13 @@ from client.data import open_split
 from client.partition import write_partition
 from deploy import savings_bench
 from deploy.cli import cli
-from deploy.one_shot import Ensemble, one_shot
+from deploy.one_shot import one_shot
 from deploy.options import HarnessSettings
 from deploy.quantised import sent_as
 from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
 from deploy.savings_report import short_bytes, short_time
 from deploy.savings_words import short_rate
-from dsv import DsvError, accuracy, synthesize
+from dsv import DsvError, Ensemble, accuracy, synthesize
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 from protos.settings import RunSettings
