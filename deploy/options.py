@@ -29,13 +29,14 @@ class HarnessSettings:
 
     clients: int = option(8, "number of simulated clients")
     newcomers: str = option(
-        "convnet:64,resnet18:16", "architectures that train from each release; the first is every rival's too"
+        "convnet:64,resnet18:16",
+        "architectures that train from each release; the first is every rival's too, and compares kinds of labels",
     )
     newcomer_seeds: int = option(3, "runs behind each mean and standard deviation")
     newcomer_steps: int = option(
         0,
         "optimiser steps of a newcomer and of every rival; "
-        f"0 means {NEWCOMER_STEPS}; from labelled views {VIEW_STEPS}, or as many as it takes to see each twice",
+        f"0 means {NEWCOMER_STEPS}, or from labelled views {VIEW_STEPS} and at least so many that each is seen twice",
     )
     tensorboard: bool = option(
         False, "write the curves for TensorBoard while they grow, into tensorboard/ in the run's folder"
