@@ -38,7 +38,7 @@ class Bench:
         """As in the product: the teacher, and where clients uploaded once, all of them."""
         trajectory = self.trajectory
         clients = [trajectory.checkpoint(state) for state in trajectory.clients[-1]] if trajectory.one_shot else []
-        return Labeller(self.teacher, clients, self.device)
+        return Labeller.of(self.teacher, clients, self.device)
 
     @property
     def real(self) -> RealData:

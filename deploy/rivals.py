@@ -67,7 +67,7 @@ def released(bench: Bench, images: Tensor) -> tuple[Tensor, int]:
 
 def labeller_of(bench: Bench) -> Labeller:
     """What labelled the releases labels rivals too."""
-    return Labeller(bench.teacher, bench.clients, bench.device)
+    return Labeller.of(bench.teacher, bench.clients, bench.device)
 
 
 def random_per_class(labels: Tensor, task: Task, count: int, seed: int) -> list[int]:

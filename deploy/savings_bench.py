@@ -24,12 +24,13 @@ from deploy.rivals import compared_kinds, random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
 from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
-from dsv import Targets, accuracy, end_point_anchors, label_views, predict, synthesize, train
+from dsv import Targets, accuracy, end_point_anchors, synthesize, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, starting_model
 from server.distribution import run_server
+from server.labeller import Labeller
 from server.start_images import starts_of
 from server.store import DirectoryStore
 from server.view_labels import plan_of
@@ -179,18 +180,16 @@ class SavingsBench:
                 yield self._from_one_shot(kind, model, score, members)
 
     def _from_one_shot(self, kind: str, model: nn.Module, score: float, members: Iterable[nn.Module]) -> Way:
-        """DSVs of the average's end point, or of every member's own; ``model`` gives the soft labels."""
+        """DSVs of the average's end point, or of every member's own; ``model`` gives the labels."""
         run, settings = self._run, self._run.settings
         count = max(settings.releases)
         config = settings.synthesis(count)
         every = self._every(f"synthesis from the {kind}", config.iterations)
-
-        def label(images: Tensor) -> Tensor:
-            return predict(model, images, settings.task(), device=self._device)
-
         states = [member.state_dict() for member in members]
+        labeller = Labeller(model, settings.task(), self._device)
+        label = labeller.probabilities
         support_set = synthesize(
-            model.to(self._device) if not states else starting_model(settings),
+            starting_model(settings) if states else model,
             settings.task(),
             config,
             seed=settings.seed,
@@ -203,7 +202,7 @@ class SavingsBench:
         )
 
         plan = plan_of(settings.views, settings.task(), settings.seed)
-        views = partial(label_views, model, task=settings.task(), plan=plan, device=self._device) if plan else None
+        views = partial(labeller.views, plan=plan) if plan else None
         content = artefact.encode(support_set, settings.image_encoding, relabel=label, label_views=views)
         got = _downloaded(content)
         reached, labels = max((self._trained(got, kind), kind) for kind in compared_kinds(got.support_set))

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from dsv import Ensemble, LabelledViews, ViewPlan, label_views, predict
+from dsv import Ensemble, LabelledViews, Task, ViewPlan, label_views, predict
 from protos.checkpoint import Checkpoint
 
 
 class Labeller:
-    """A teacher, or the clients whose mean takes its place.
+    """A model that labels.
 
     Args:
-        teacher: the global model.
-        clients: none where the teacher itself labels.
-        device: where to compute; the models that label are moved there.
+        model: it is moved to the device and put in eval mode.
+        task: of the model.
+        device: where to compute.
     """
 
-    def __init__(self, teacher: Checkpoint, clients: Sequence[Checkpoint], device: str) -> None:
-        self._task, self._device = teacher.task, device
-        self._model = Ensemble([client.model for client in clients]) if clients else teacher.model
-        self._model.to(device).eval()
+    def __init__(self, model: nn.Module, task: Task, device: str) -> None:
+        self._model, self._task, self._device = model.to(device).eval(), task, device
+
+    @classmethod
+    def of(cls, teacher: Checkpoint, clients: Sequence[Checkpoint], device: str) -> Labeller:
+        """The teacher, or the clients, where there are any: their mean takes its place."""
+        return cls(Ensemble([client.model for client in clients]) if clients else teacher.model, teacher.task, device)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, K) float32 of (N, C, S, S) uint8 images."""

@@ -61,7 +61,7 @@ def publish_releases(
     tell = on_event if ranks.rank == 0 else lambda event: None
     compute.place(teacher.model)
     clients = load_client_models(client_models, teacher) if client_models else []
-    labeller = Labeller(teacher, clients, compute.device)
+    labeller = Labeller.of(teacher, clients, compute.device)
     anchors = end_point_anchors([client.model.state_dict() for client in clients]) if clients else None
     job = _Job(teacher, settings, anchors, labeller, ranks, tell, run_dir)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
