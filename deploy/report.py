@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from deploy.result import NewcomerRow, Result, RivalRow
+from deploy.result import RIVALS, NewcomerRow, Result, RivalRow
 
 
 def print_report(result: Result, run_dir: Path) -> None:
@@ -30,25 +30,13 @@ def print_report(result: Result, run_dir: Path) -> None:
         table.add_row("[bold]DSVs[/bold]", row.architecture, row.labels, str(row.images_per_class), *_figures(row))
     table.add_section()
     for rival in result.rivals:
-        what, labels = _RIVALS[rival.name]
+        words = RIVALS[rival.name]
         count = str(rival.images_per_class) if rival.images_per_class else "-"
-        table.add_row(what, rival.architecture, labels, count, *_figures(rival))
+        table.add_row(words.short, rival.architecture, words.labels or "-", count, *_figures(rival))
     console.print(table)
     for line in _lines(result):
         console.print(line, soft_wrap=True)
     console.print(f"result: {run_dir / 'result.json'}", soft_wrap=True)
-
-
-_RIVALS = {
-    "untrained": ("nothing, untrained", "-"),
-    "noise_soft": ("noise images", "soft"),
-    "noise_view": ("noise images", "view"),
-    "random_real_hard": ("random real images", "hard"),
-    "random_real_soft": ("random real images", "soft"),
-    "random_real_view": ("random real images", "view"),
-    "teacher_weights": ("teacher's weights", "-"),
-    "client_ensemble": ("clients' ensemble", "-"),
-}
 
 
 def _figures(row: NewcomerRow | RivalRow) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from deploy.rows import MOST, as_row
 from dsv import DsvError
@@ -38,6 +38,27 @@ class RivalRow:
     accuracy_mean: float
     accuracy_std: float
     downloaded_bytes: int
+
+
+class RivalWords(NamedTuple):
+    """A rival for people: in a table, in a sentence, and the kind of labels that it is trained with."""
+
+    short: str
+    phrase: str
+    labels: str = ""
+
+
+RIVALS = {
+    "untrained": RivalWords("nothing, untrained", "an untrained model"),
+    "noise_soft": RivalWords("noise images", "as many noise images", "soft"),
+    "noise_view": RivalWords("noise images", "as many noise images", "view"),
+    "random_real_hard": RivalWords("random real images", "as many random real images", "hard"),
+    "random_real_soft": RivalWords("random real images", "as many random real images", "soft"),
+    "random_real_view": RivalWords("random real images", "as many random real images", "view"),
+    "teacher_weights": RivalWords("teacher's weights", "the teacher's weights"),
+    "client_ensemble": RivalWords("clients' ensemble", "clients' ensemble"),
+}
+"""Every name that ``RivalRow`` has."""
 
 
 @dataclass(frozen=True)

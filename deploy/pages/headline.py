@@ -6,19 +6,8 @@ import math
 from dataclasses import dataclass
 
 from deploy.pages import words
-from deploy.result import NewcomerRow, Result, RivalRow
+from deploy.result import RIVALS, NewcomerRow, Result, RivalRow
 
-RIVALS = {
-    "untrained": ("an untrained model", ""),
-    "noise_soft": ("as many noise images", "soft labels"),
-    "noise_view": ("as many noise images", "view labels"),
-    "random_real_hard": ("as many random real images", "hard labels"),
-    "random_real_soft": ("as many random real images", "soft labels"),
-    "random_real_view": ("as many random real images", "view labels"),
-    "teacher_weights": ("the teacher's weights", ""),
-    "client_ensemble": ("clients' ensemble", ""),
-}
-"""A rival's name in result.json in words, and its labels."""
 _NO_GOAL = ("untrained", "noise_soft", "noise_view")
 """Rivals that nobody would take: they show that the images matter."""
 
@@ -112,7 +101,7 @@ def compare(row: NewcomerRow, rival: RivalRow) -> Comparison:
     fewer = row.downloaded_bytes < rival.downloaded_bytes
     return Comparison(
         rival=rival_in_words(rival),
-        labels=RIVALS.get(rival.name, ("", ""))[1],
+        labels=_labels(rival),
         accuracy=words.share(rival.accuracy_mean, rival.accuracy_std),
         size=words.size(rival.downloaded_bytes) if rival.downloaded_bytes else "nothing",
         points=f"{words.signed(100 * gain, 1)} points",
@@ -130,7 +119,12 @@ def newcomer_in_words(row: NewcomerRow) -> str:
 
 def rival_in_words(rival: RivalRow) -> str:
     """Its name as a reader understands it."""
-    return RIVALS[rival.name][0] if rival.name in RIVALS else words.short(rival.name)
+    return RIVALS[rival.name].phrase if rival.name in RIVALS else words.short(rival.name)
+
+
+def _labels(rival: RivalRow) -> str:
+    known = RIVALS.get(rival.name)
+    return f"{known.labels} labels" if known and known.labels else ""
 
 
 def _savings(row: NewcomerRow, goals: list[RivalRow]) -> str:
