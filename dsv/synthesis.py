@@ -103,10 +103,8 @@ def synthesize(
         _show(run, frames, ranks)
         if on_iteration is not None:
             on_iteration(run.iteration, terms)
-        if checkpointing and run.iteration % checkpointing.every == 0:
-            state = run.state()
-            if ranks.rank == 0:
-                checkpointing.save(identity, state)
+        if checkpointing:
+            _save(run, checkpointing, identity, ranks)
     final = run.state()
     images = to_uint8(final.pixels)
     return SupportSet(
@@ -117,6 +115,13 @@ def synthesize(
         task=task,
         provenance=provenance,
     )
+
+
+def _save(run: PixelOptimiser, checkpointing: Checkpointing, identity: str, ranks: Ranks) -> None:
+    if run.iteration % checkpointing.every == 0:
+        state = run.state()  # every rank gives its share
+        if ranks.rank == 0:
+            checkpointing.save(identity, state)
 
 
 def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
