@@ -49,9 +49,6 @@ PAPER = {  # accuracy in percent at 1, 10, 50 images per class
     "table 2, from real images": (22.69, 37.90, 53.56),
     "ours, from dead leaves, hard labels": (None, None, None),
     "ours, from dead leaves, soft labels": (None, None, None),
-    "ours, from dead leaves, labelled views": (None, None, None),
-    "table 1, random, labelled views": (None, None, None),
-    "ours, from dead leaves, labelled views, 6000 steps": (None, None, None),
 }
 PER_CLASS = (1, 10, 50)
 
@@ -101,17 +98,18 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
         cells.get(f"table 1, largest lambda/{key}", lambda: students(bench.selection(teacher, seed).coreset(count)))
 
 
-def view_cells(bench: Bench, cells: Cells, seed: int, count: int, steps: int) -> None:
+def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int, views: str) -> None:
     """Students that train from labelled views by the product's recipe: of our DSVs, and of random real images."""
     teacher = bench.teacher(seed)
-    plan = plan_of(AUTO, TASK, seed)
+    plan = plan_of(views, TASK, seed)
     assert plan is not None
 
     def taught(images: Tensor) -> list[float]:
-        views = label_views(teacher.model, images, TASK, plan, device=bench.device)
-        return bench.students(teacher, images, views, newcomer_training(steps, views))
+        labelled = label_views(teacher.model, images, TASK, plan, device=bench.device)
+        return bench.students(teacher, images, labelled, newcomer_training(steps, labelled))
 
-    key = f"labelled views{f', {steps} steps' if steps else ''}/{count}/{seed}"
+    how = ("" if views == AUTO else f"{views} ") + "labelled views" + (f", {steps} steps" if steps else "")
+    key = f"{how}/{count}/{seed}"
     random = random_images(bench.images, count, seed)
     cells.get(f"ours, from dead leaves, {key}", lambda: taught(our_set(bench, seed, count).images))
     cells.get(f"table 1, random, {key}", lambda: taught(bench.images.train[random]))
@@ -139,7 +137,8 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
         "| row | " + " | ".join(f"{c} per class: ours / paper" for c in per_class) + " |",
         "|---" * (len(per_class) + 1) + "|",
     ]
-    for row, published in PAPER.items():
+    by_views = {name.split("/")[0]: (None, None, None) for name in cells if "labelled views" in name}
+    for row, published in (PAPER | by_views).items():
         texts = []
         for count in per_class:
             values = [v for name, found in cells.items() if name.startswith(f"{row}/{count}/") for v in found]
@@ -170,8 +169,10 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--student-rate", default=1e-4, show_default=True)
 @click.option("--student-seeds", default=3, show_default=True)
 @click.option("--view-steps", default="0", show_default=True, help="Of students from labelled views; 0: the product's.")
+@click.option("--views", default=AUTO, show_default=True, help="How many the teacher labels; auto: the product's.")
 @click.option("--bfloat16-teacher/--float32-teacher", default=False, show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
+@click.option("--tables/--no-tables", default=True, show_default=True, help="Rows of one label an image.")
 @click.option("--figures/--no-figures", default=True, show_default=True)
 @click.option("--variations/--no-variations", default=True, show_default=True)
 def main(**o: Any) -> None:
@@ -185,9 +186,10 @@ def main(**o: Any) -> None:
     for seed in (int(s) for s in o["seeds"].split(",")):
         cells.get(f"teacher/{seed}", partial(teacher_accuracy, bench, seed))
         for count in per_class:
-            table_cells(bench, cells, seed, count, other)
+            if o["tables"]:
+                table_cells(bench, cells, seed, count, other)
             for steps in filter(None, o["view_steps"].split(",")):
-                view_cells(bench, cells, seed, count, int(steps))
+                view_cells(bench, cells, seed, count, steps=int(steps), views=o["views"])
         if o["figures"]:
             figure_cells(bench, cells, seed, o["out"].parent)
         if o["fashion_root"]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cifar import TASK, Images, paper_teacher
+from benchmarks.cifar import TASK, Images, paper_teacher, trained_form
 from deploy.inspect import contact_sheet
 from dsv import (
     PRESETS,
@@ -84,7 +84,13 @@ class Bench:
         """The paper's teacher."""
         s = self.settings
         return paper_teacher(
-            self.images, self.cache, seed=seed, epochs=s.epochs, device=self.device, bfloat16=s.bfloat16_teacher
+            self.images,
+            self.cache,
+            seed=seed,
+            epochs=s.epochs,
+            device=self.device,
+            bfloat16=s.bfloat16_teacher,
+            compiled=self.compute.compiled,
         )
 
     def students(
@@ -96,7 +102,8 @@ class Bench:
         found = []
         for seed in range(s.student_seeds):
             model = build_model(teacher.spec, seed=1000 + seed, device=self.device)
-            train(model, images, labels, TASK, config, seed=seed, device=self.device)
+            runs = trained_form(model, compiled=self.compute.compiled)
+            train(runs, images, labels, TASK, config, seed=seed, device=self.device)
             reached = accuracy(model, self.images.test, self.images.test_labels, TASK, device=self.device)
             found.append(round(100 * reached, 2))
         return found
