@@ -26,6 +26,7 @@ from benchmarks.paper_figures import figure_cells, transfer_cell
 from benchmarks.paper_variations import variation_cells
 from dsv import (
     Compute,
+    ModelSpec,
     Start,
     SupportSet,
     SynthesisConfig,
@@ -81,24 +82,24 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
         return bench.students(teacher, found.images, found.labels)
 
     key = f"{count}/{seed}"
-    cells.get(f"table 1, random/{key}", lambda: students(random))
-    cells.get(f"table 2, from noise/{key}", lambda: synthesised("noise", None))
-    cells.get(f"table 2, from real images/{key}", lambda: synthesised("real", Start("random-real", images[random])))
+    cells.fill(f"table 1, random/{key}", lambda: students(random))
+    cells.fill(f"table 2, from noise/{key}", lambda: synthesised("noise", None))
+    cells.fill(f"table 2, from real images/{key}", lambda: synthesised("real", Start("random-real", images[random])))
     if other is not None:
         start = Start("other", other[: count * TASK.classes])
-        cells.get(f"table 2, from other images/{key}", lambda: synthesised("other", start))
+        cells.fill(f"table 2, from other images/{key}", lambda: synthesised("other", start))
 
     def taught_by_ours(kind: str) -> list[float]:
         ours = our_set(bench, seed, count)
         return bench.students(teacher, ours.images, ours.targets(kind))
 
     for kind in ("hard", "soft"):
-        cells.get(f"ours, from dead leaves, {kind} labels/{key}", partial(taught_by_ours, kind))
+        cells.fill(f"ours, from dead leaves, {kind} labels/{key}", partial(taught_by_ours, kind))
     if bench.settings.selection_images:
-        cells.get(f"table 1, largest lambda/{key}", lambda: students(bench.selection(teacher, seed).coreset(count)))
+        cells.fill(f"table 1, largest lambda/{key}", lambda: students(bench.selection(teacher, seed).coreset(count)))
 
 
-def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int, views: str) -> None:
+def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int, views: str, student: str) -> None:
     """Students that train from labelled views by the product's recipe: of our DSVs, and of random real images."""
     teacher = bench.teacher(seed)
     plan = plan_of(views, TASK, seed)
@@ -106,13 +107,14 @@ def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int,
 
     def taught(images: Tensor) -> list[float]:
         labelled = label_views(teacher.model, images, TASK, plan, device=bench.device)
-        return bench.students(teacher, images, labelled, newcomer_training(steps, labelled))
+        spec = ModelSpec.parse(student, TASK)
+        return bench.students(teacher, images, labelled, newcomer_training(steps, labelled), spec=spec)
 
     how = ("" if views == AUTO else f"{views} ") + "labelled views" + (f", {steps} steps" if steps else "")
-    key = f"{how}/{count}/{seed}"
+    key = how + ("" if student == TEACHER else f", {student}") + f"/{count}/{seed}"
     random = random_images(bench.images, count, seed)
-    cells.get(f"ours, from dead leaves, {key}", lambda: taught(our_set(bench, seed, count).images))
-    cells.get(f"table 1, random, {key}", lambda: taught(bench.images.train[random]))
+    cells.fill(f"ours, from dead leaves, {key}", lambda: taught(our_set(bench, seed, count).images))
+    cells.fill(f"table 1, random, {key}", lambda: taught(bench.images.train[random]))
 
 
 def our_set(bench: Bench, seed: int, count: int) -> SupportSet:
@@ -170,33 +172,29 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--student-seeds", default=3, show_default=True)
 @click.option("--view-steps", default="0", show_default=True, help="Of students from labelled views; 0: the product's.")
 @click.option("--views", default=AUTO, show_default=True, help="How many the teacher labels; auto: the product's.")
+@click.option("--student", default=TEACHER, show_default=True, help="What learns from labelled views.")
 @click.option("--bfloat16-teacher/--float32-teacher", default=False, show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
-@click.option("--tables/--no-tables", default=True, show_default=True, help="Rows of one label an image.")
-@click.option("--figures/--no-figures", default=True, show_default=True)
-@click.option("--variations/--no-variations", default=True, show_default=True)
+@click.option("--rows", default="*", show_default=True, help="To compute: patterns, by semicolons.")
 def main(**o: Any) -> None:
     """Compute what is missing and print the table."""
     settings = Settings(**{field.name: o[field.name] for field in dataclasses.fields(Settings)})
     compute = Compute(device=o["device"], compiled=o["compiled"])
     bench = Bench(load_images(o["data_root"], o["cache"]), settings, o["device"], o["cache"], compute)
-    cells, per_class = Cells(o["out"], settings), [int(c) for c in o["per_class"].split(",")]
+    cells, per_class = Cells(o["out"], settings, o["rows"].split(";")), [int(c) for c in o["per_class"].split(",")]
     largest = max(per_class)
     other = load_start(str(o["other"]), TASK, largest) if o["other"] else None
     for seed in (int(s) for s in o["seeds"].split(",")):
-        cells.get(f"teacher/{seed}", partial(teacher_accuracy, bench, seed))
+        cells.fill(f"teacher/{seed}", partial(teacher_accuracy, bench, seed))
         for count in per_class:
-            if o["tables"]:
-                table_cells(bench, cells, seed, count, other)
+            table_cells(bench, cells, seed, count, other)
             for steps in filter(None, o["view_steps"].split(",")):
-                view_cells(bench, cells, seed, count, steps=int(steps), views=o["views"])
-        if o["figures"]:
-            figure_cells(bench, cells, seed, o["out"].parent)
+                view_cells(bench, cells, seed, count, steps=int(steps), views=o["views"], student=o["student"])
+        figure_cells(bench, cells, seed, o["out"].parent)
         if o["fashion_root"]:
             transfer_cell(bench, cells, seed, o["fashion_root"], o["out"].parent)
-        if o["variations"]:
-            real = bench.images.train[random_images(bench.images, 1, seed)]
-            variation_cells(bench, cells, seed, {"real": real} | ({} if other is None else {"other": other[:10]}))
+        real = bench.images.train[random_images(bench.images, 1, seed)]
+        variation_cells(bench, cells, seed, {"real": real} | ({} if other is None else {"other": other[:10]}))
     print(f"teacher {TEACHER}: {[v for n, v in cells.cells.items() if n.startswith('teacher/')]} % test accuracy\n")
     print(markdown(cells.cells, per_class))
 

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from deploy.inspect import contact_sheet
 from dsv import (
     PRESETS,
     Compute,
+    ModelSpec,
     Selection,
     SelectionConfig,
     SupportSet,
@@ -50,24 +52,33 @@ class Settings:
 
 
 class Cells:
-    """Results by name, on disk after each."""
+    """Results by name, on disk after each.
 
-    def __init__(self, path: Path, settings: Settings) -> None:
-        self._path = path
+    Args:
+        path: of the JSON file.
+        settings: cells of other ones are made anew.
+        rows: shell patterns, one of which a name must fit for its cell to be computed.
+    """
+
+    def __init__(self, path: Path, settings: Settings, rows: Sequence[str] = ("*",)) -> None:
+        self._path, self._rows = path, rows
         described = dataclasses.asdict(settings)
         stored = json.loads(path.read_text()) if path.exists() else {}
         self.cells: dict[str, Any] = stored.get("cells", {}) if stored.get("settings") == described else {}
         self._settings = described
 
-    def get(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The cell, computed when it is not there."""
-        if name not in self.cells:
+    def wants(self, name: str) -> bool:
+        """Whether a row of that name was asked for."""
+        return any(fnmatchcase(name, pattern) for pattern in self._rows)
+
+    def fill(self, name: str, compute: Callable[[], Any]) -> None:
+        """Compute the cell when it is wanted and not there."""
+        if name not in self.cells and self.wants(name):
             started = time.perf_counter()
             self.cells[name] = compute()
             print(f"{name}: {self.cells[name]} ({time.perf_counter() - started:.0f} s)", file=sys.stderr, flush=True)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps({"settings": self._settings, "cells": self.cells}, indent=1) + "\n")
-        return self.cells[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +105,20 @@ class Bench:
         )
 
     def students(
-        self, teacher: Checkpoint, images: Tensor, labels: Targets, config: TrainingConfig | None = None
+        self,
+        teacher: Checkpoint,
+        images: Tensor,
+        labels: Targets,
+        config: TrainingConfig | None = None,
+        *,
+        spec: ModelSpec | None = None,
     ) -> list[float]:
-        """Test accuracy in percent of fresh models of the teacher's architecture; the paper's recipe by default."""
+        """Test accuracy in percent of fresh models; by default the teacher's architecture and the paper's recipe."""
         s = self.settings
         config = config or TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, len(images)))
         found = []
         for seed in range(s.student_seeds):
-            model = build_model(teacher.spec, seed=1000 + seed, device=self.device)
+            model = build_model(spec or teacher.spec, seed=1000 + seed, device=self.device)
             runs = trained_form(model, compiled=self.compute.compiled)
             train(runs, images, labels, TASK, config, seed=seed, device=self.device)
             reached = accuracy(model, self.images.test, self.images.test_labels, TASK, device=self.device)

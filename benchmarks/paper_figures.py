@@ -67,14 +67,15 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
             "accuracy": bench.students(teacher, found.images, found.labels),
         }
 
-    cells.get(f"figure 2a, entropy over the run/{seed}", entropy)
-    cells.get(f"figure 5, primal alone/{seed}", lambda: ablation("primal", {"stationarity_weight": 0.0}))
-    cells.get(f"figure 5, stationarity alone/{seed}", lambda: ablation("stationarity", {"primal_weight": 0.0}))
-    cells.get(f"figure 5, both/{seed}", lambda: ablation("both", {}))
+    cells.fill(f"figure 2a, entropy over the run/{seed}", entropy)
+    cells.fill(f"figure 5, primal alone/{seed}", lambda: ablation("primal", {"stationarity_weight": 0.0}))
+    cells.fill(f"figure 5, stationarity alone/{seed}", lambda: ablation("stationarity", {"primal_weight": 0.0}))
+    cells.fill(f"figure 5, both/{seed}", lambda: ablation("both", {}))
     if bench.settings.selection_images:
-        cells.get(f"figure 2b, sum of lambda and accuracy/{seed}", correlation)
-        chosen = bench.images.train[bench.selection(teacher, seed).coreset(5)]
-        write_picture(pictures / "figure-7-selected.png", sheet(list(torch.split(chosen, 5))))
+        cells.fill(f"figure 2b, sum of lambda and accuracy/{seed}", correlation)
+        if cells.wants("figure 7"):
+            chosen = bench.images.train[bench.selection(teacher, seed).coreset(5)]
+            write_picture(pictures / "figure-7-selected.png", sheet(list(torch.split(chosen, 5))))
 
 
 def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Path) -> None:
@@ -104,4 +105,4 @@ def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Pa
         reached = accuracy(model, colour(splits[1].load(range(2_000))), splits[1].labels[:2_000], task)
         return {"accuracy after transfer": round(reached, 4), "confidence": round(float(confidence), 4)}
 
-    cells.get(f"figure 4, last layer alone/{seed}", transfer)
+    cells.fill(f"figure 4, last layer alone/{seed}", transfer)

@@ -49,4 +49,4 @@ def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Ten
     for start, changes in VARIATIONS:
         if start == "noise" or start in starts:
             told = ", ".join(f"{name} {'x ' if name == 'iterations' else ''}{value}" for name, value in changes.items())
-            cells.get(f"variation, from {start}, {told}/1/{seed}", partial(varied, start, changes))
+            cells.fill(f"variation, from {start}, {told}/1/{seed}", partial(varied, start, changes))
