@@ -154,6 +154,7 @@ def method_rows(
                     accuracy_mean=mean,
                     accuracy_std=deviation,
                     release_bytes=size_bytes,
+                    views=targets.plan.count if isinstance(targets, LabelledViews) else 0,
                 )
             )
             told = f"{method}, {per_class}/class, {labels}, {architecture}: {mean:.1%} ± {deviation:.1%}"
@@ -210,7 +211,7 @@ def main(**o: Any) -> None:
             table.add(fixed_rows(bench, name, students))
         for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
             for per_class in (int(count) for count in o["per_class"].split(",")):
-                missing = table.missing(name, method, per_class, students, kinds)
+                missing = table.missing(name, method, per_class, students, kinds, views=views.count if views else 0)
                 if missing:
                     table.add(method_rows(bench, name, method, per_class, students, kinds=missing))
     print(markdown(table.rows, name))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; accuracies are shares of the test images."""
+    """One line of the table; accuracies are shares of the test images, ``views`` those that the teacher labelled."""
 
     federation: str
     method: str
@@ -28,6 +28,7 @@ class Row:
     release_bytes: int
     synthesis_s: float
     seen_real_images: int
+    views: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,20 @@ class Table:
         self.rows = [Row(**row) for row in stored]
 
     def missing(
-        self, federation: str, method: str, per_class: int, students: Students, kinds: Sequence[str]
+        self, federation: str, method: str, per_class: int, students: Students, kinds: Sequence[str], *, views: int = 0
     ) -> list[str]:
-        """Those of the ``kinds`` of labels that a method has not got rows of, of every student."""
+        """Those of the ``kinds`` of labels, with so many views, that a method has not got rows of, of every student."""
         wanted = (federation, method, per_class, students.steps)
         found = {
             (r.labels, r.student)
             for r in self.rows
-            if (r.federation, r.method, r.images_per_class, r.student_steps) == wanted
+            if (r.federation, r.method, r.images_per_class, r.student_steps) == wanted and r.views in {0, views}
         }
         return [kind for kind in kinds if not found.issuperset((kind, student) for student in students.architectures)]
 
     def add(self, rows: list[Row]) -> None:
         """Keep ``rows`` instead of those of the same name."""
-        same = ("federation", "method", "images_per_class", "labels", "student", "student_steps")
+        same = ("federation", "method", "images_per_class", "labels", "views", "student", "student_steps")
         new = {tuple(getattr(row, name) for name in same) for row in rows}
         kept = [row for row in self.rows if tuple(getattr(row, name) for name in same) not in new]
         self.rows = kept + rows
@@ -81,9 +82,13 @@ def markdown(rows: list[Row], federation: str) -> str:
     for r in rows:
         if r.federation == federation:
             cells = (
-                *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", r.labels, r.student),
+                *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", _labels(r), r.student),
                 r.student_steps or "-",
                 *(f"{r.accuracy_mean:.1%} ± {r.accuracy_std:.1%}", f"{r.release_bytes:,}", f"{r.synthesis_s:.0f}"),
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def _labels(row: Row) -> str:
+    return f"{row.labels} ({row.views:,})" if row.views else row.labels
