@@ -32,13 +32,12 @@ from dsv import (
     SynthesisConfig,
     accuracy,
     dead_leaves_start,
-    label_views,
     newcomer_training,
-    predict,
     synthesize,
 )
 from protos import artefact
 from protos.settings import AUTO
+from server.labeller import Labeller
 from server.start_images import load_start
 from server.view_labels import plan_of
 
@@ -106,7 +105,7 @@ def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int,
     assert plan is not None
 
     def taught(images: Tensor) -> list[float]:
-        labelled = label_views(teacher.model, images, TASK, plan, device=bench.device)
+        labelled = Labeller(teacher.model, TASK, bench.device).views(images, plan)
         spec = ModelSpec.parse(student, TASK)
         return bench.students(teacher, images, labelled, newcomer_training(steps, labelled), spec=spec)
 
@@ -123,9 +122,8 @@ def our_set(bench: Bench, seed: int, count: int) -> SupportSet:
     if path.exists():
         return artefact.load(path)
     teacher = bench.teacher(seed)
-    start = dead_leaves_start(
-        lambda images: predict(teacher.model, images, TASK, device=bench.device), TASK, count, seed=seed
-    )
+    labeller = Labeller(teacher.model, TASK, bench.device)
+    start = dead_leaves_start(labeller.probabilities, TASK, count, seed=seed)
     config = SynthesisConfig(images_per_class=count, iterations=bench.settings.iterations)
     found = synthesize(teacher.model, TASK, config, seed=seed, start=start, compute=bench.compute)
     save_set(bench, f"ours-{count}-{seed}", found)
