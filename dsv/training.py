@@ -27,7 +27,7 @@ class TrainingConfig:
     Args:
         steps: optimiser steps in all; at least 1.
         optimiser: ``sgd`` (momentum 0.9), ``adam`` or ``adamw``.
-        learning_rate: at the first step.
+        learning_rate: the highest.
         cosine: whether the rate falls to 0 along a cosine, or stays.
         weight_decay: L2 inside the gradient (SGD, Adam), or AdamW's decoupled decay.
         batch_size: images a step, taken from an endless row of shuffled passes over the data. A smaller set is a batch
@@ -36,6 +36,7 @@ class TrainingConfig:
         mixup: alpha of the Beta distribution that pairs of images and labels are mixed with (Zhang et al.,
             arXiv:1710.09412); 0 turns it off.
         bfloat16: whether the model runs in bfloat16 where that is safe (torch's autocast); weights stay float32.
+        warmup: share of the steps, 0 to 1, during which the rate rises evenly from 0 (Goyal et al., arXiv:1706.02677).
     """
 
     steps: int
@@ -48,9 +49,19 @@ class TrainingConfig:
     crop: float = 0.2
     mixup: float = 0.0
     bfloat16: bool = False
+    warmup: float = 0.0
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of the step of that number, 0 to ``steps - 1``."""
+        falls = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.cosine else 1.0
+        rising_steps = self.warmup * self.steps
+        rises = (step + 1) / rising_steps if step + 1 < rising_steps else 1.0
+        return self.learning_rate * falls * rises
 
 
 NEWCOMER_STEPS, VIEW_STEPS = 500, 750
+NEWCOMER_WARMUP = 0.05
+"""Without it a deep network loses its way in its first steps; measured in docs/zero-shot.md."""
 
 SMALLEST_BATCH = 8
 """Batch norm needs more than one value of a channel, and a mean that is worth something."""
@@ -77,6 +88,7 @@ def newcomer_training(steps: int = 0, targets: Targets | None = None) -> Trainin
         weight_decay=5e-4,
         batch_size=batch_size,
         mixup=0.4,
+        warmup=NEWCOMER_WARMUP,
     )
 
 
@@ -121,8 +133,7 @@ def train(
     start_training(model)
     losses: list[float] = []
     for step, (batch, wanted) in zip(range(config.steps), batches, strict=False):
-        if config.cosine:
-            optimiser.learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        optimiser.learning_rate = config.rate_at(step)
         optimiser.zero_grad()
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.bfloat16):
             loss = loss_of(model(batch), wanted)

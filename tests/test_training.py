@@ -1,5 +1,6 @@
 """Training: optimisers without torch.optim's compiler, and what must not be imported."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from dsv import ModelSpec, build_model
+from dsv import ModelSpec, TrainingConfig, build_model, newcomer_training
 from dsv.optimisers import Adam, Sgd
 
 
@@ -37,6 +38,25 @@ def _pair(name, first, second, weight_decay):
     ours = Adam(first, learning_rate=0.1, weight_decay=weight_decay, decoupled=decoupled, fused=fused)
     reference = torch.optim.AdamW if decoupled else torch.optim.Adam
     return ours, reference(second, lr=0.1, weight_decay=weight_decay, fused=fused)
+
+
+def test_the_rate_rises_evenly_and_falls_along_a_cosine():
+    flat = TrainingConfig(100, "adamw", 0.5, cosine=False, weight_decay=0.0, batch_size=4, warmup=0.1)
+    assert [flat.rate_at(step) for step in (0, 4, 9, 10, 99)] == pytest.approx([0.05, 0.25, 0.5, 0.5, 0.5])
+    both = dataclasses.replace(flat, cosine=True)
+    assert both.rate_at(0) == pytest.approx(0.05)
+    assert both.rate_at(50) == pytest.approx(0.25) and 0 < both.rate_at(99) < 0.001
+    assert max(both.rate_at(step) for step in range(100)) < 0.5
+
+
+def test_without_a_warmup_the_first_step_is_the_largest():
+    config = TrainingConfig(100, "adamw", 0.5, cosine=True, weight_decay=0.0, batch_size=4)
+    assert config.rate_at(0) == 0.5
+    assert TrainingConfig(1, "sgd", 0.5, cosine=True, weight_decay=0.0, batch_size=4, warmup=0.1).rate_at(0) == 0.5
+
+
+def test_newcomers_warm_up():
+    assert newcomer_training(200).rate_at(0) == pytest.approx(newcomer_training().learning_rate / 10, rel=0.01)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
