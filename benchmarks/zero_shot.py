@@ -3,7 +3,7 @@
     python -m benchmarks.zero_shot --federation digits --cache runs/zero-shot [--data-root DIR] [--crops DIR]
         [--per-class 1,10] [--methods "random real;DSV, end point"] [--students convnet:64,resnet18:16] [--device cuda]
 
-One recipe for every row: the newcomer's of ``client/bootstrap.py``, ``--student-steps`` long, the same seeds; hard,
+One recipe for every row, ``dsv.newcomer_training``, ``--student-steps`` long, the same seeds; hard,
 soft and views' labels alike, which are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon
 as they are there and are not computed twice; ``--table`` prints those of a federation as Markdown.
 """
@@ -20,11 +20,11 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.cifar import trained_form
 from benchmarks.zero_shot_bench import Bench, Made
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
 from benchmarks.zero_shot_methods import make, permitted
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
-from client.bootstrap import newcomer_training, train_newcomer
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
 from dsv import (
     LabelledViews,
@@ -35,8 +35,10 @@ from dsv import (
     accuracy,
     build_model,
     model_digest,
+    newcomer_training,
     predict,
     share_correct,
+    train,
 )
 from protos import artefact
 from protos.settings import AUTO
@@ -55,7 +57,9 @@ def trained(
     test, test_labels = bench.images.test[::every], bench.images.test_labels[::every]
     found = []
     for seed in range(1, students.seeds + 1):
-        model = train_newcomer(architecture, images, targets, task, config, seed=seed, device=bench.device)
+        model = build_model(ModelSpec.parse(architecture, task), seed=seed, device=bench.device)
+        runs = trained_form(model, compiled=students.compiled)
+        train(runs, images, targets, task, config, seed=seed, device=bench.device)
         found.append(accuracy(model, test, test_labels, task, device=bench.device))
     return round(statistics.fmean(found), 4), round(statistics.stdev(found), 4) if len(found) > 1 else 0.0
 
@@ -139,6 +143,7 @@ def method_rows(
         start=made.start,
         synthesis_s=round(seconds, 1),
         seen_real_images=made.seen_real_images,
+        warmup=newcomer_training().warmup,
     )
     rows = []
     for labels in kinds:
@@ -193,6 +198,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
 @click.option("--labels", default="", help="Of hard, soft, view; all that there are when empty.")
 @click.option("--views", default=AUTO, show_default=True, help="Views that the teacher labels, as in dsv simulate.")
+@click.option("--compiled/--no-compiled", default=False, show_default=True, help="Students by torch.compile.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--table/--no-table", default=False, show_default=True, help="Print the table and compute nothing.")
 def main(**o: Any) -> None:
@@ -206,12 +212,16 @@ def main(**o: Any) -> None:
         bench = Bench(trajectory, images, crops, o["device"], o["iterations"], o["rival_iterations"], views)
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
-        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
+        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"], o["compiled"])
         if table.missing(name, UNTRAINED, 0, students, ["-"]):
             table.add(fixed_rows(bench, name, students))
         for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
             for per_class in (int(count) for count in o["per_class"].split(",")):
-                missing = table.missing(name, method, per_class, students, kinds, views=views.count if views else 0)
+                missing = table.missing(
+                    *(name, method, per_class, students, kinds),
+                    views=views.count if views else 0,
+                    warmup=newcomer_training().warmup,
+                )
                 if missing:
                     table.add(method_rows(bench, name, method, per_class, students, kinds=missing))
     print(markdown(table.rows, name))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; accuracies are shares of the test images, ``views`` those that the teacher labelled."""
+    """One line of the table; accuracies are shares of the test images, ``views`` those that the teacher labelled,
+    ``warmup`` the share of the students' steps in which their rate rises."""
 
     federation: str
     method: str
@@ -29,16 +30,18 @@ class Row:
     synthesis_s: float
     seen_real_images: int
     views: int = 0
+    warmup: float = 0.0
 
 
 @dataclass(frozen=True)
 class Students:
-    """Who is trained on every set."""
+    """Who is trained on every set, and whether by ``torch.compile``, which rounds otherwise and is faster."""
 
     architectures: tuple[str, ...]
     seeds: int
     steps: int
     test_images: int
+    compiled: bool = False
 
 
 class Table:
@@ -50,20 +53,29 @@ class Table:
         self.rows = [Row(**row) for row in stored]
 
     def missing(
-        self, federation: str, method: str, per_class: int, students: Students, kinds: Sequence[str], *, views: int = 0
+        self,
+        federation: str,
+        method: str,
+        per_class: int,
+        students: Students,
+        kinds: Sequence[str],
+        *,
+        views: int = 0,
+        warmup: float = 0.0,
     ) -> list[str]:
         """Those of the ``kinds`` of labels, with so many views, that a method has not got rows of, of every student."""
-        wanted = (federation, method, per_class, students.steps)
+        wanted = (federation, method, per_class, students.steps, warmup)
         found = {
             (r.labels, r.student)
             for r in self.rows
-            if (r.federation, r.method, r.images_per_class, r.student_steps) == wanted and r.views in {0, views}
+            if (r.federation, r.method, r.images_per_class, r.student_steps, r.warmup) == wanted
+            and r.views in {0, views}
         }
         return [kind for kind in kinds if not found.issuperset((kind, student) for student in students.architectures)]
 
     def add(self, rows: list[Row]) -> None:
         """Keep ``rows`` instead of those of the same name."""
-        same = ("federation", "method", "images_per_class", "labels", "views", "student", "student_steps")
+        same = ("federation", "method", "images_per_class", "labels", "views", "student", "student_steps", "warmup")
         new = {tuple(getattr(row, name) for name in same) for row in rows}
         kept = [row for row in self.rows if tuple(getattr(row, name) for name in same) not in new]
         self.rows = kept + rows
@@ -83,7 +95,7 @@ def markdown(rows: list[Row], federation: str) -> str:
         if r.federation == federation:
             cells = (
                 *(r.method, r.images_per_class or "-", r.start, f"{r.seen_real_images:,}", _labels(r), r.student),
-                r.student_steps or "-",
+                f"{r.student_steps or '-'}{', warm-up' if r.warmup else ''}",
                 *(f"{r.accuracy_mean:.1%} ± {r.accuracy_std:.1%}", f"{r.release_bytes:,}", f"{r.synthesis_s:.0f}"),
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
