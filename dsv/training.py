@@ -60,6 +60,8 @@ class TrainingConfig:
 
 
 NEWCOMER_STEPS, VIEW_STEPS = 500, 750
+LONG_STEPS = 1_000
+"""From here on a smaller rate is as good for a ConvNet, and better for a deep network."""
 NEWCOMER_WARMUP = 0.05
 """Without it a deep network loses its way in its first steps; measured in docs/zero-shot.md."""
 
@@ -80,10 +82,11 @@ def newcomer_training(steps: int = 0, targets: Targets | None = None) -> Trainin
     batch_size = 24
     if isinstance(targets, LabelledViews):
         steps = steps or max(VIEW_STEPS, 2 * targets.plan.count // batch_size)
+    steps = steps or NEWCOMER_STEPS
     return TrainingConfig(
-        steps=steps or NEWCOMER_STEPS,
+        steps=steps,
         optimiser="adamw",
-        learning_rate=0.005,
+        learning_rate=0.007 if steps < LONG_STEPS else 0.005,
         cosine=True,
         weight_decay=5e-4,
         batch_size=batch_size,

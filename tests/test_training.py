@@ -55,6 +55,10 @@ def test_without_a_warmup_the_first_step_is_the_largest():
     assert TrainingConfig(1, "sgd", 0.5, cosine=True, weight_decay=0.0, batch_size=4, warmup=0.1).rate_at(0) == 0.5
 
 
+def test_short_trainings_take_larger_steps():
+    assert newcomer_training(999).learning_rate > newcomer_training(1_000).learning_rate
+
+
 def test_newcomers_warm_up():
     assert newcomer_training(200).rate_at(0) == pytest.approx(newcomer_training().learning_rate / 10, rel=0.01)
 
