@@ -148,7 +148,7 @@ def test_two_ranks_give_what_one_gives(teacher, tmp_path):
     script = [str(tmp_path / "rank.py"), str(tmp_path / "teacher.safetensors"), str(tmp_path)]
     # Both ask the resolver for this machine's name otherwise, each rank anew, and a sandbox may give no or two answers.
     loopback, local = {"GLOO_SOCKET_IFNAME": LOOPBACK}, ["--local-addr", "127.0.0.1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **loopback}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "PYTHONFAULTHANDLER": "1", **loopback}
     torchrun = ["-m", "torch.distributed.run", "--standalone", *local, "--nproc-per-node", "2"]
     for launcher in ([], torchrun):
         command = [sys.executable, *launcher, *script]
