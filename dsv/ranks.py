@@ -52,6 +52,11 @@ def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
+    # Its functions have the group of their import as a default. Imported while there is one, as torch's compiler
+    # does it, they hold that group and its threads until the interpreter ends, which then now and then aborts: hence
+    # before. (And not at the head of this file: some boards' builds of torch have no such module.)
+    from torch.distributed import nn  # noqa: F401
+
     backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
     group.init_process_group(backend)
     try:

@@ -116,7 +116,7 @@ def test_kill_9_and_the_same_command_again_give_the_same_release(teacher, tmp_pa
 LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 RANK_SCRIPT = """
-import sys, torch
+import os, sys, torch
 from dsv import *
 from protos.checkpoint import load_checkpoint
 
@@ -138,6 +138,8 @@ with ranks_of_torchrun("cpu") as ranks:
     found = kkt_gradient(engine, mine, views, weights)
     gradients = [ranks.join(found.images, 7), ranks.join(found.multipliers, 7), found.terms.total]
 torch.save([*gradients, synthesised.images, synthesised.multipliers], f"{sys.argv[2]}/{ranks.count}-{ranks.rank}.pt")
+threads = [open(f"/proc/self/task/{number}/comm").read() for number in os.listdir("/proc/self/task")]
+assert not [name for name in threads if "gloo" in name], "threads that outlive their group abort the interpreter's end"
 """
 
 
@@ -148,7 +150,13 @@ def test_two_ranks_give_what_one_gives(teacher, tmp_path):
     script = [str(tmp_path / "rank.py"), str(tmp_path / "teacher.safetensors"), str(tmp_path)]
     # Both ask the resolver for this machine's name otherwise, each rank anew, and a sandbox may give no or two answers.
     loopback, local = {"GLOO_SOCKET_IFNAME": LOOPBACK}, ["--local-addr", "127.0.0.1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "PYTHONFAULTHANDLER": "1", **loopback}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.getcwd(),
+        "PYTHONFAULTHANDLER": "1",
+        **loopback,
+    }
     torchrun = ["-m", "torch.distributed.run", "--standalone", *local, "--nproc-per-node", "2"]
     for launcher in ([], torchrun):
         command = [sys.executable, *launcher, *script]
