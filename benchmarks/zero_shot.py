@@ -3,9 +3,9 @@
     python -m benchmarks.zero_shot --federation digits --cache runs/zero-shot [--data-root DIR] [--crops DIR]
         [--per-class 1,10] [--methods "random real;DSV, end point"] [--students convnet:64,resnet18:16] [--device cuda]
 
-One recipe for every row, ``dsv.newcomer_training``, ``--student-steps`` long, the same seeds; hard,
-soft and views' labels alike, which are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon
-as they are there and are not computed twice; ``--table`` prints those of a federation as Markdown.
+One recipe for every row, ``dsv.newcomer_training``, ``--student-steps`` long, the same seeds; hard, soft and views'
+labels alike, which are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon as they are there
+and are not computed twice; ``--table`` prints those of a federation as Markdown.
 """
 
 from __future__ import annotations
