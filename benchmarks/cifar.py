@@ -6,12 +6,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.students import trained_form
 from client.data import open_split
 from dsv import KNOWN_TASKS, ModelSpec, TrainingConfig, accuracy, build_model, train
 from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -80,11 +80,3 @@ def paper_teacher(
     print(f"teacher {seed}: {epochs} epochs, test accuracy {reached:.1%}", file=sys.stderr)
     save_checkpoint(path, checkpoint)
     return checkpoint
-
-
-def trained_form(model: nn.Module, *, compiled: bool) -> nn.Module:
-    """What to hand to ``train``: the model itself, or one that shares its weights, channels last and compiled, which
-    takes two thirds of a step's time on a CPU (ConvNet of width 128, 32 px)."""
-    if not compiled:
-        return model
-    return cast(nn.Module, torch.compile(model.to(memory_format=torch.channels_last), dynamic=False))

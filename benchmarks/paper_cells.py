@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cifar import TASK, Images, paper_teacher, trained_form
+from benchmarks.cifar import TASK, Images, paper_teacher
+from benchmarks.students import student_accuracy
 from deploy.inspect import contact_sheet
 from dsv import (
     PRESETS,
@@ -26,10 +27,7 @@ from dsv import (
     SynthesisConfig,
     Targets,
     TrainingConfig,
-    accuracy,
-    build_model,
     select,
-    train,
     write_picture,
 )
 from protos.checkpoint import Checkpoint
@@ -116,14 +114,18 @@ class Bench:
         """Test accuracy in percent of fresh models; by default the teacher's architecture and the paper's recipe."""
         s = self.settings
         config = config or TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, len(images)))
-        found = []
-        for seed in range(s.student_seeds):
-            model = build_model(spec or teacher.spec, seed=1000 + seed, device=self.device)
-            runs = trained_form(model, compiled=self.compute.compiled)
-            train(runs, images, labels, TASK, config, seed=seed, device=self.device)
-            reached = accuracy(model, self.images.test, self.images.test_labels, TASK, device=self.device)
-            found.append(round(100 * reached, 2))
-        return found
+        found = [
+            student_accuracy(
+                *(spec or teacher.spec, TASK, images, labels, config),
+                test=(self.images.test, self.images.test_labels),
+                weights_seed=1000 + seed,
+                training_seed=seed,
+                device=self.device,
+                compiled=self.compute.compiled,
+            )
+            for seed in range(s.student_seeds)
+        ]
+        return [round(100 * reached, 2) for reached in found]
 
     def synthesis(self, count: int) -> SynthesisConfig:
         """The paper's options at ``count`` images per class."""

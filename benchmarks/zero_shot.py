@@ -20,7 +20,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.cifar import trained_form
+from benchmarks.students import student_accuracy
 from benchmarks.zero_shot_bench import Bench, Made
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
 from benchmarks.zero_shot_methods import make, permitted
@@ -38,7 +38,6 @@ from dsv import (
     newcomer_training,
     predict,
     share_correct,
-    train,
 )
 from protos import artefact
 from protos.settings import AUTO
@@ -54,13 +53,17 @@ def trained(
     task = bench.trajectory.task
     config = newcomer_training(students.steps)
     every = -(-len(bench.images.test) // students.test_images)  # the first ones may be of a few classes
-    test, test_labels = bench.images.test[::every], bench.images.test_labels[::every]
-    found = []
-    for seed in range(1, students.seeds + 1):
-        model = build_model(ModelSpec.parse(architecture, task), seed=seed, device=bench.device)
-        runs = trained_form(model, compiled=students.compiled)
-        train(runs, images, targets, task, config, seed=seed, device=bench.device)
-        found.append(accuracy(model, test, test_labels, task, device=bench.device))
+    found = [
+        student_accuracy(
+            *(ModelSpec.parse(architecture, task), task, images, targets, config),
+            test=(bench.images.test[::every], bench.images.test_labels[::every]),
+            weights_seed=seed,
+            training_seed=seed,
+            device=bench.device,
+            compiled=students.compiled,
+        )
+        for seed in range(1, students.seeds + 1)
+    ]
     return round(statistics.fmean(found), 4), round(statistics.stdev(found), 4) if len(found) > 1 else 0.0
 
 
@@ -198,7 +201,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
 @click.option("--labels", default="", help="Of hard, soft, view; all that there are when empty.")
 @click.option("--views", default=AUTO, show_default=True, help="Views that the teacher labels, as in dsv simulate.")
-@click.option("--compiled/--no-compiled", default=False, show_default=True, help="Students by torch.compile.")
+@click.option("--compiled/--no-compiled", default=False, show_default=True, help="By torch.compile.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--table/--no-table", default=False, show_default=True, help="Print the table and compute nothing.")
 def main(**o: Any) -> None:
@@ -209,7 +212,8 @@ def main(**o: Any) -> None:
         trajectory = federate(name, images, o["cache"], o["device"])
         crops = o["crops"]
         views = plan_of(o["views"], trajectory.task, seed=0)
-        bench = Bench(trajectory, images, crops, o["device"], o["iterations"], o["rival_iterations"], views)
+        iterations = o["iterations"], o["rival_iterations"]
+        bench = Bench(trajectory, images, crops, o["device"], *iterations, views, o["compiled"])
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"], o["compiled"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.zero_shot_federations import Images, Trajectory
 from benchmarks.zero_shot_rivals import RealData
-from dsv import ViewPlan
+from dsv import Compute, ViewPlan
 from protos.checkpoint import Checkpoint
 from server.labeller import Labeller
 
@@ -27,6 +27,12 @@ class Bench:
     iterations: int
     rival_iterations: int
     views: ViewPlan | None = None
+    compiled: bool = False
+
+    @property
+    def compute(self) -> Compute:
+        """How a synthesis runs."""
+        return Compute(self.device, compiled=self.compiled)
 
     @property
     def teacher(self) -> Checkpoint:

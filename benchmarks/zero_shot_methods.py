@@ -15,7 +15,6 @@ from benchmarks.zero_shot_starts import best_crops, best_leaves, leaves_start, p
 from dsv import (
     PRESETS,
     Anchors,
-    Compute,
     Ensemble,
     SelectionConfig,
     Start,
@@ -51,7 +50,7 @@ def _selected_real(bench: Bench, per_class: int, seed: int) -> Made:
         labels,
         bench.trajectory.task,
         SelectionConfig(),
-        compute=Compute(bench.device, micro_batch=100),
+        compute=replace(bench.compute, micro_batch=100),
     )
     chosen = found.coreset(per_class)
     return Made(images[chosen], labels[chosen], "real", len(labels))
@@ -104,7 +103,7 @@ def _dsv(
             seed=seed,
             start=start(bench, per_class, seed) if start else None,
             anchors=anchors(bench) if anchors else None,
-            compute=Compute(bench.device),
+            compute=bench.compute,
         )
         return Made(found.images, found.labels, "public" if start is public_start else "noise", 0)
 
@@ -119,7 +118,7 @@ def _ensemble(bench: Bench, per_class: int, seed: int) -> Made:
         bench.trajectory.task,
         replace(_DEFAULT, images_per_class=per_class, iterations=bench.iterations),
         seed=seed,
-        compute=Compute(bench.device),
+        compute=bench.compute,
     )
     return Made(found.images, found.labels, "noise", 0)
 
@@ -131,7 +130,7 @@ def _chosen(bench: Bench, per_class: int, seed: int) -> Made:
         bench.trajectory.task,
         replace(_DEFAULT, images_per_class=3 * per_class, iterations=bench.iterations),
         seed=seed,
-        compute=Compute(bench.device),
+        compute=bench.compute,
     )
     order = torch.argsort(made.multipliers.view(-1, 3 * per_class), dim=1, descending=True)[:, :per_class]
     chosen = (order + 3 * per_class * torch.arange(bench.trajectory.task.classes)[:, None]).flatten()
