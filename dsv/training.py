@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
@@ -37,6 +37,8 @@ class TrainingConfig:
             arXiv:1710.09412); 0 turns it off.
         bfloat16: whether the model runs in bfloat16 where that is safe (torch's autocast); weights stay float32.
         warmup: share of the steps, 0 to 1, during which the rate rises evenly from 0 (Goyal et al., arXiv:1706.02677).
+        full_rate_fan_in: a network with a layer before its logits that sums up more inputs than this trains at a rate
+            that is smaller in proportion, as wide ones must (Yang et al., arXiv:2203.03466); 0: none does.
     """
 
     steps: int
@@ -50,6 +52,7 @@ class TrainingConfig:
     mixup: float = 0.0
     bfloat16: bool = False
     warmup: float = 0.0
+    full_rate_fan_in: int = 0
 
     def rate_at(self, step: int) -> float:
         """The learning rate of the step of that number, 0 to ``steps - 1``."""
@@ -58,12 +61,25 @@ class TrainingConfig:
         rises = (step + 1) / rising_steps if step + 1 < rising_steps else 1.0
         return self.learning_rate * falls * rises
 
+    def suited_to(self, model: nn.Module, classes: int) -> TrainingConfig:
+        """The same with the rate that suits the model's widest layer, see ``full_rate_fan_in``.
+
+        Args:
+            classes: number of logits; the layer that makes them does not count.
+        """
+        hidden = [p[0].numel() for p in model.parameters() if p.requires_grad and p.ndim > 1 and len(p) != classes]
+        if not self.full_rate_fan_in or max(hidden, default=0) <= self.full_rate_fan_in:
+            return self
+        return replace(self, learning_rate=self.learning_rate * self.full_rate_fan_in / max(hidden))
+
 
 NEWCOMER_STEPS, VIEW_STEPS = 500, 750
 LONG_STEPS = 1_000
 """From here on a smaller rate is as good for a ConvNet, and better for a deep network."""
 NEWCOMER_WARMUP = 0.05
 """Without it a deep network loses its way in its first steps; measured in docs/zero-shot.md."""
+NEWCOMER_FAN_IN = 9 * 128
+"""Of the networks that the rates were found on: ConvNet-128, ResNet-18 of width 16; measured likewise."""
 
 SMALLEST_BATCH = 8
 """Batch norm needs more than one value of a channel, and a mean that is worth something."""
@@ -92,6 +108,7 @@ def newcomer_training(steps: int = 0, targets: Targets | None = None) -> Trainin
         batch_size=batch_size,
         mixup=0.4,
         warmup=NEWCOMER_WARMUP,
+        full_rate_fan_in=NEWCOMER_FAN_IN,
     )
 
 
@@ -125,6 +142,7 @@ def train(
     """
     if len(images) == 0:
         raise DsvError("there are no images to train on")
+    config = config.suited_to(model, task.classes)
     generator = torch.Generator().manual_seed(seed)
     if isinstance(targets, LabelledViews):
         loss_of: Callable[[Tensor, Tensor], Tensor] = targets.loss

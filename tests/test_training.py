@@ -7,9 +7,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from dsv import ModelSpec, TrainingConfig, build_model, newcomer_training
+from dsv import KNOWN_TASKS, ModelSpec, TrainingConfig, build_model, newcomer_training, train
 from dsv.optimisers import Adam, Sgd
+
+DIGITS = KNOWN_TASKS["digits"]
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
@@ -61,6 +64,37 @@ def test_short_trainings_take_larger_steps():
 
 def test_newcomers_warm_up():
     assert newcomer_training(200).rate_at(0) == pytest.approx(newcomer_training().learning_rate / 10, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "share"),
+    [("convnet:128", 1.0), ("resnet18:16", 1.0), ("resnet18:32", 1 / 2), ("resnet18:64", 1 / 4), ("convnet:4", 1.0)],
+)
+def test_wide_newcomers_take_smaller_steps(architecture, share):
+    model = build_model(ModelSpec.parse(architecture, DIGITS), seed=0)
+    config = newcomer_training()
+    assert config.suited_to(model, DIGITS.classes).learning_rate == pytest.approx(share * config.learning_rate)
+
+
+def test_only_layers_that_are_trained_and_are_not_the_last_one_set_the_rate():
+    config = TrainingConfig(1, "adamw", 0.5, cosine=False, weight_decay=0.0, batch_size=4, full_rate_fan_in=100)
+    model = nn.Sequential(nn.Linear(400, 200), nn.Linear(200, 10))
+    assert config.suited_to(model, 10).learning_rate == 0.5 * 100 / 400
+    assert config.suited_to(model, 200).learning_rate == 0.5 * 100 / 200
+    model[0].requires_grad_(False)
+    assert config.suited_to(model, 10).learning_rate == 0.5
+    assert dataclasses.replace(config, full_rate_fan_in=0).suited_to(model, 3).learning_rate == 0.5
+
+
+def test_training_follows_the_rate_that_suits_the_model():
+    def trained(rate, fan_in):
+        config = TrainingConfig(3, "adamw", rate, cosine=True, weight_decay=0.0, batch_size=8, full_rate_fan_in=fan_in)
+        model = build_model(ModelSpec.parse("convnet:4", DIGITS), seed=0)
+        train(model, torch.arange(8 * 64).view(8, 1, 8, 8).byte(), torch.arange(8), DIGITS, config, seed=0)
+        return model
+
+    for wide, plain in zip(trained(0.02, 18).parameters(), trained(0.01, 0).parameters(), strict=True):
+        torch.testing.assert_close(wide, plain, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
