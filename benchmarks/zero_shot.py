@@ -60,7 +60,7 @@ def trained(
             weights_seed=seed,
             training_seed=seed,
             device=bench.device,
-            compiled=students.compiled,
+            compiled=bench.compute.compiled,
         )
         for seed in range(1, students.seeds + 1)
     ]
@@ -201,7 +201,9 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
 @click.option("--labels", default="", help="Of hard, soft, view; all that there are when empty.")
 @click.option("--views", default=AUTO, show_default=True, help="Views that the teacher labels, as in dsv simulate.")
-@click.option("--compiled/--no-compiled", default=False, show_default=True, help="By torch.compile.")
+@click.option(
+    "--compiled/--no-compiled", default=False, show_default=True, help="By torch.compile: syntheses and students."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--table/--no-table", default=False, show_default=True, help="Print the table and compute nothing.")
 def main(**o: Any) -> None:
@@ -216,7 +218,7 @@ def main(**o: Any) -> None:
         bench = Bench(trajectory, images, crops, o["device"], *iterations, views, o["compiled"])
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
-        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"], o["compiled"])
+        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
         if table.missing(name, UNTRAINED, 0, students, ["-"]):
             table.add(fixed_rows(bench, name, students))
         for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):

@@ -31,7 +31,7 @@ class Bench:
 
     @property
     def compute(self) -> Compute:
-        """How a synthesis runs."""
+        """How syntheses and students run; compiled they round otherwise, and are faster."""
         return Compute(self.device, compiled=self.compiled)
 
     @property

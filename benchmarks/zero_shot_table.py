@@ -35,13 +35,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Students:
-    """Who is trained on every set, and whether by ``torch.compile``, which rounds otherwise and is faster."""
+    """Who is trained on every set."""
 
     architectures: tuple[str, ...]
     seeds: int
     steps: int
     test_images: int
-    compiled: bool = False
 
 
 class Table:
