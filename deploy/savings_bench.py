@@ -121,7 +121,7 @@ class SavingsBench:
         settings = self._run.settings
         own = sorted({index for part in self._data.parts for index in part})
         long = replace(settings, rounds=1, local_epochs=settings.local_epochs * settings.rounds)
-        config = replace(long.local_training(1, len(own)), cosine=True)
+        config = long.local_training(1, len(own))
         model = starting_model(settings).to(self._device)
         images, labels = self._data.train.load(own), self._data.train.labels[own]
         train(

@@ -68,7 +68,7 @@ class RunSettings:
     local_epochs: int = option(5, "passes over a client's own images in a round")
     local_batch_size: int = option(32, "images a step on a client")
     local_learning_rate: float = option(
-        0.1, "SGD's learning rate in the first round; falls along a cosine over the rounds"
+        0.1, "SGD's learning rate in the first round; falls along a cosine over the rounds, or within a single one"
     )
     local_weight_decay: float = option(1e-3, "SGD's weight decay on a client")
     architecture: str = option(
@@ -216,13 +216,16 @@ class RunSettings:
         return Compute(self.device, self.micro_batch, self.precision, self.compiled)
 
     def local_training(self, round_number: int, examples: int) -> TrainingConfig:
-        """Training in round ``round_number`` (from 1) on a client that holds ``examples`` images."""
+        """Training in round ``round_number`` (from 1) on a client that holds ``examples`` images.
+
+        The rate falls from round to round, and where there is one alone, within it.
+        """
         fallen = 0.5 * (1 + math.cos(math.pi * (round_number - 1) / self.rounds))
         return TrainingConfig(
             steps=-(-self.local_epochs * examples // self.local_batch_size),
             optimiser="sgd",
             learning_rate=self.local_learning_rate * fallen,
-            cosine=False,
+            cosine=self.rounds == 1,
             weight_decay=self.local_weight_decay,
             batch_size=self.local_batch_size,
             crop=0.0,
