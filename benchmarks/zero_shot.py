@@ -27,6 +27,7 @@ from benchmarks.zero_shot_methods import make, permitted
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
 from dsv import (
+    Ensemble,
     LabelledViews,
     ModelSpec,
     Provenance,
@@ -41,6 +42,7 @@ from dsv import (
 )
 from protos import artefact
 from protos.settings import AUTO
+from server.labeller import Labeller
 from server.view_labels import plan_of
 
 UNTRAINED, VIEW = "untrained", "view"
@@ -118,21 +120,25 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
                 release_bytes=sent.size_bytes,
             )
         )
-    if bench.trajectory.one_shot:
-        seen = bench.labeller.probabilities(images.test)
-        reached = share_correct(seen, images.test_labels)
-        size_bytes = sent_as(teacher.model, FLOAT32).size_bytes * len(bench.trajectory.counts)
-        rows.append(
-            dataclasses.replace(
-                base,
-                method="ensemble of the clients' weights",
-                student=str(teacher.spec),
-                student_steps=0,
-                accuracy_mean=round(reached, 4),
-                release_bytes=size_bytes,
-            )
+    return [*rows, *_ensemble_rows(bench, base)] if bench.trajectory.one_shot else rows
+
+
+def _ensemble_rows(bench: Bench, base: Row) -> list[Row]:
+    """All clients' models, for whoever can run them: their mean, and freed of each client's shares of the classes."""
+    teacher, images = bench.teacher, bench.images
+    plain = Labeller(Ensemble([client.model for client in bench.clients]), teacher.task, bench.device)
+    named = {"mean of the clients' weights": plain, "ensemble of the clients' weights": bench.labeller}
+    return [
+        dataclasses.replace(
+            base,
+            method=name,
+            student=str(teacher.spec),
+            student_steps=0,
+            accuracy_mean=round(share_correct(labeller.probabilities(images.test), images.test_labels), 4),
+            release_bytes=sent_as(teacher.model, FLOAT32).size_bytes * len(bench.clients),
         )
-    return rows
+        for name, labeller in named.items()
+    ]
 
 
 def method_rows(
@@ -211,7 +217,7 @@ def main(**o: Any) -> None:
     table, name = Table(o["out"]), o["federation"]
     if not o["table"]:
         images = load_images(FEDERATIONS[name], o["data_root"], o["cache"])
-        trajectory = federate(name, images, o["cache"], o["device"])
+        trajectory = federate(name, images, o["cache"], o["device"], compiled=o["compiled"])
         crops = o["crops"]
         views = plan_of(o["views"], trajectory.task, seed=0)
         iterations = o["iterations"], o["rival_iterations"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,9 +42,14 @@ class Bench:
     @property
     def labeller(self) -> Labeller:
         """As in the product: the teacher, and where clients uploaded once, all of them."""
+        return Labeller.of(self.teacher, self.clients if self.trajectory.one_shot else [], self.device)
+
+    @property
+    def clients(self) -> list[Checkpoint]:
+        """Every client's own model after the last round, and how many images it was trained on."""
         trajectory = self.trajectory
-        clients = [trajectory.checkpoint(state) for state in trajectory.clients[-1]] if trajectory.one_shot else []
-        return Labeller.of(self.teacher, clients, self.device)
+        pairs = zip(trajectory.clients[-1], trajectory.counts, strict=True)
+        return [replace(trajectory.checkpoint(state), examples=count) for state, count in pairs]
 
     @property
     def real(self) -> RealData:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.students import trained_form
 from client.data import open_split
 from client.partition import partition_of
 from dsv import ModelSpec, Task, accuracy, build_model, train
@@ -68,6 +69,7 @@ FEDERATIONS: dict[str, Federation] = {
     "cifar10-narrow-iid": Federation(_cifar("convnet:32", partitioner="iid"), 10),
     "cifar10-iid": Federation(_cifar(partitioner="iid"), 10),
     "cifar10-0.5": Federation(_cifar(), 10),
+    "cifar10-narrow-one-shot-0.1": _one_shot(0.1, "convnet:32"),
     "cifar10-narrow-one-shot-0.3": _one_shot(0.3, "convnet:32"),
     "cifar10-narrow-one-shot-0.5": _one_shot(0.5, "convnet:32"),
     "cifar10-one-shot-0.1": _one_shot(0.1),
@@ -136,8 +138,12 @@ def load_images(federation: Federation, root: str, cache: Path) -> Images:
     return replace(images, train=images.train[chosen], train_labels=images.train_labels[chosen])
 
 
-def federate(name: str, images: Images, cache: Path, device: str) -> Trajectory:
-    """The federation's trajectory; rounds that are in ``cache`` are not trained again."""
+def federate(name: str, images: Images, cache: Path, device: str, *, compiled: bool = False) -> Trajectory:
+    """The federation's trajectory; rounds that are in ``cache`` are not trained again.
+
+    Args:
+        compiled: see ``trained_form``.
+    """
     federation = FEDERATIONS[name]
     settings, task = federation.settings, federation.settings.task()
     parts = [part for part in partition_of(settings, images.train_labels, federation.clients) if part]
@@ -146,8 +152,16 @@ def federate(name: str, images: Images, cache: Path, device: str) -> Trajectory:
     for number in range(1, settings.rounds + 1):
         path = cache / name / f"{number:04d}.safetensors"
         if not path.exists():
+            runs = trained_form(model, compiled=compiled)
             states = list(
-                _trained(model, rounds[-1], parts=parts, images=images, settings=settings, number=number, device=device)
+                _trained(
+                    *(model, runs, rounds[-1]),
+                    parts=parts,
+                    images=images,
+                    settings=settings,
+                    number=number,
+                    device=device,
+                )
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({f"{c}/{key}": value for c, state in enumerate(states) for key, value in state.items()}, path)
@@ -162,6 +176,7 @@ def federate(name: str, images: Images, cache: Path, device: str) -> Trajectory:
 
 def _trained(
     model: torch.nn.Module,
+    runs: torch.nn.Module,
     start: State,
     *,
     parts: list[list[int]],
@@ -175,7 +190,8 @@ def _trained(
         config = settings.local_training(number, len(part))
         own = torch.tensor(part)
         seed = 1_000 * number + client
-        train(model, images.train[own], images.train_labels[own], settings.task(), config, seed=seed, device=device)
+        train(runs, images.train[own], images.train_labels[own], settings.task(), config, seed=seed, device=device)
+        print(f"round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)
         yield _cpu(model.state_dict())
 
 

@@ -112,9 +112,8 @@ def _dsv(
 
 def _ensemble(bench: Bench, per_class: int, seed: int) -> Made:
     """The end point of the clients' ensemble as one network, at as many times the cost as there are clients."""
-    models = [bench.trajectory.checkpoint(state).model for state in bench.trajectory.clients[-1]]
     found = synthesize(
-        Ensemble(models),
+        Ensemble([client.model for client in bench.clients]),
         bench.trajectory.task,
         replace(_DEFAULT, images_per_class=per_class, iterations=bench.iterations),
         seed=seed,
