@@ -11,7 +11,7 @@ from torch import nn
 
 from client.data import ImageSplit
 from deploy.workers import workers
-from dsv import Ensemble, train
+from dsv import Ensemble, estimated_counts, train
 from protos.exchange import starting_model
 from protos.settings import RunSettings
 
@@ -40,7 +40,7 @@ def one_shot(
     def trained(client: int) -> nn.Module:
         own = list(parts[client])
         long = replace(settings, rounds=1, local_epochs=settings.local_epochs * settings.rounds)
-        config = replace(long.local_training(1, len(own)), cosine=True)
+        config = long.local_training(1, len(own))
         model = copy.deepcopy(start)
         seed = int(numpy.random.SeedSequence((settings.seed, 1, client)).generate_state(1)[0])
         labels = train_images.labels[own]
@@ -52,7 +52,9 @@ def one_shot(
         for done, model in enumerate(pool.map(trained, range(len(parts))), 1):
             members.append(model)
             note(done, len(parts))
-    return OneShot(_averaged(members, [len(part) for part in parts]), Ensemble(members).eval())
+    sizes = [len(part) for part in parts]
+    counts = estimated_counts(members, sizes, settings.task())
+    return OneShot(_averaged(members, sizes), Ensemble(members, counts).eval())
 
 
 def _averaged(members: Sequence[nn.Module], examples: Sequence[int]) -> nn.Module:

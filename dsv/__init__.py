@@ -22,7 +22,7 @@ from dsv.deepkkt import (
     total_variation,
 )
 from dsv.device import checked_device
-from dsv.ensemble import Ensemble
+from dsv.ensemble import Ensemble, estimated_counts
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict, share_correct
 from dsv.frames import Frames
@@ -102,6 +102,7 @@ __all__ = [
     "draw_dead_leaves",
     "edit",
     "end_point_anchors",
+    "estimated_counts",
     "from_uint8",
     "image_norm",
     "interpolate",

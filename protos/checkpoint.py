@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,18 +18,25 @@ METADATA_KEY = "feddsv-model"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with everything needed to use it."""
+    """A model with everything needed to use it.
+
+    Args:
+        examples: number of images that it was trained on; None where that is not told, as of a global model.
+    """
 
     model: nn.Module
     spec: ModelSpec
     task: Task
+    examples: int | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` to ``path``."""
-    described = json.dumps({"spec": asdict(checkpoint.spec), "task": asdict(checkpoint.task)}, sort_keys=True)
+    described: dict[str, Any] = {"spec": asdict(checkpoint.spec), "task": asdict(checkpoint.task)}
+    if checkpoint.examples is not None:
+        described["examples"] = checkpoint.examples
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    path.write_bytes(safetensors.torch.save(tensors, metadata={METADATA_KEY: described}))
+    path.write_bytes(safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(described, sort_keys=True)}))
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
@@ -45,6 +53,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         spec = ModelSpec(**described["spec"])
         tuples = {name: tuple(described["task"][name]) for name in ("class_names", "mean", "std")}
         task = Task(**{**described["task"], **tuples})
+        examples = None if described.get("examples") is None else int(described["examples"])
     except OSError as error:
         raise DsvError(
             f"cannot read model {path}: {error.strerror or 'no such file'}; name a .safetensors file"
@@ -56,4 +65,4 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         model.load_state_dict(tensors)
     except RuntimeError:
         raise DsvError(f"the weights in {path} do not fit its architecture {spec.architecture}") from None
-    return Checkpoint(model.eval(), spec, task)
+    return Checkpoint(model.eval(), spec, task, examples)

@@ -15,7 +15,7 @@ from protos.checkpoint import Checkpoint
 from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import CLIENTS, RunSettings
 from server.client_models import FOLDER as CLIENT_MODELS_FOLDER
-from server.client_models import keep_client_models
+from server.client_models import Upload, keep_client_models
 from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
 from server.resume import (
     ResumedFedAvg,
@@ -64,7 +64,7 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
             load_record(checkpoint.model, arrays)
             save_whole(round_path(run_dir, round_number), checkpoint)
 
-    def keep_clients(sent: list[ArrayRecord]) -> None:
+    def keep_clients(sent: list[Upload]) -> None:
         keep_client_models(run_dir, checkpoint, sent)
 
     initial = as_record(exchanged_tensors(checkpoint.model, settings.trainable))

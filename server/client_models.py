@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import ArrayRecord
@@ -21,15 +21,23 @@ from protos.exchange import load_record
 FOLDER = "client-models"
 
 
-def keep_client_models(run_dir: Path, teacher: Checkpoint, sent: Sequence[ArrayRecord]) -> None:
+@dataclass(frozen=True)
+class Upload:
+    """What one client sent: its tensors, and the number of images that it trained on."""
+
+    arrays: ArrayRecord
+    examples: int
+
+
+def keep_client_models(run_dir: Path, teacher: Checkpoint, sent: Sequence[Upload]) -> None:
     """Write what the clients sent, in its order, as model files into ``run_dir``; an earlier round's are replaced."""
     folder, partial = run_dir / FOLDER, run_dir / f"{FOLDER}.partial"
     for stale in (partial, folder):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir(parents=True)
-    for number, record in enumerate(sent):
-        checkpoint = replace(teacher, model=copy.deepcopy(teacher.model))
-        load_record(checkpoint.model, record)
+    for number, upload in enumerate(sent):
+        checkpoint = replace(teacher, model=copy.deepcopy(teacher.model), examples=upload.examples)
+        load_record(checkpoint.model, upload.arrays)
         save_checkpoint(partial / f"{number:04d}.safetensors", checkpoint)
     partial.rename(folder)
 

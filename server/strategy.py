@@ -15,11 +15,12 @@ from flwr.supercore import log
 
 from protos import allowlist
 from protos.exchange import reply_layout
+from server.client_models import Upload
 from server.events import BytesMoved, ClientNumbered, RoundDone, RoundEvaluated
 from server.message_bytes import MessageBytes
 
 RoundCallback = Callable[[int, ArrayRecord], None]
-ClientsCallback = Callable[[list[ArrayRecord]], None]
+ClientsCallback = Callable[[list[Upload]], None]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class GuardedFedAvg(FedAvg):
             reply.content[allowlist.ARRAYS] = self._with_original_dtypes(arrays_sent)
         accepted.sort(key=_content_key)
         if self._on_clients is not None and accepted and server_round == self._rounds:
-            self._on_clients([reply.content.array_records[allowlist.ARRAYS] for reply in accepted])
+            self._on_clients([_upload(reply) for reply in accepted])
         arrays, metrics = super().aggregate_train(server_round, accepted) if accepted else (None, None)
         if arrays is not None:
             arrays = self._with_original_dtypes(arrays)
@@ -192,6 +193,13 @@ def _reason_to_refuse(reply: Message, check: Callable[[RecordDict], None]) -> st
     except allowlist.RefusedError as refusal:
         return str(refusal)
     return None
+
+
+def _upload(reply: Message) -> Upload:
+    content = reply.content
+    examples = content.metric_records[allowlist.METRICS][allowlist.EXAMPLES]
+    assert isinstance(examples, int), "the allow-list lets nothing else through"
+    return Upload(content.array_records[allowlist.ARRAYS], examples)
 
 
 def _content_key(reply: Message) -> str:

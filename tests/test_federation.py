@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -53,13 +54,14 @@ def test_the_average_is_weighted_by_examples_and_keeps_dtypes():
 
 def test_what_each_client_sent_is_kept_of_the_last_round_alone():
     kept = []
-    good, bad = says(content(1.0)), says(content(numpy.nan))
+    good, bad = says(content(1.0, examples=7)), says(content(numpy.nan))
     strategy = GuardedFedAvg(
         initial(), rounds=2, on_event=lambda event: None, on_round=lambda *_: None, on_clients=kept.append
     )
-    strategy.start(InProcessGrid([good, bad, says(content(3.0))]), initial(), num_rounds=2)
+    strategy.start(InProcessGrid([good, bad, says(content(3.0, examples=9))]), initial(), num_rounds=2)
     assert len(kept) == 1
-    assert sorted(float(record["w"].numpy()[0, 0]) for record in kept[0]) == [1.0, 3.0]
+    sent = [(float(upload.arrays["w"].numpy()[0, 0]), upload.examples) for upload in kept[0]]
+    assert sorted(sent) == [(1.0, 7), (3.0, 9)]
 
 
 def raises(message: Message) -> Message:
@@ -152,6 +154,14 @@ def test_an_error_on_the_device_does_not_tell_its_text_to_the_server(tmp_path):
     with pytest.raises(RuntimeError) as caught:
         client.app.app(message, context(secret))
     assert "diary" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_the_local_rate_falls_over_the_rounds_or_within_a_single_one():
+    several = replace(SETTINGS, rounds=4)
+    first, last = several.local_training(1, 64), several.local_training(4, 64)
+    assert first.rate_at(0) == first.rate_at(first.steps - 1) == SETTINGS.local_learning_rate > 5 * last.rate_at(0)
+    alone = replace(SETTINGS, local_epochs=40).local_training(1, 64)
+    assert alone.rate_at(0) == SETTINGS.local_learning_rate > 100 * alone.rate_at(alone.steps - 1)
 
 
 def test_settings_speak_flowers_language():
