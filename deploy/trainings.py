@@ -34,7 +34,7 @@ class Bench:
     seed: int
     device: str
     encoding: ImageEncoding
-    clients: tuple[Checkpoint, ...] = ()  # whose mean gives the labels, in place of the teacher
+    clients: tuple[Checkpoint, ...] = ()  # whose ensemble gives the labels, in place of the teacher
 
 
 @dataclass(frozen=True)

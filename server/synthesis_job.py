@@ -50,8 +50,8 @@ def publish_releases(
 
     Args:
         ranks: processes that share the synthesis; the first one publishes.
-        client_models: folder of the clients' own models, whose end points the DSVs shall satisfy and whose mean gives
-            the labels; the teacher's end point and its labels when None.
+        client_models: folder of the clients' own models, whose end points the DSVs shall satisfy and whose ensemble
+            gives the labels; the teacher's end point and its labels when None.
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
