@@ -26,6 +26,7 @@ from dsv import (
     synthesize,
     to_uint8,
 )
+from server.client_models import client_ensemble
 
 _DEFAULT = SynthesisConfig()
 
@@ -75,7 +76,7 @@ def _update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -
 
 
 def _client_end_points(bench: Bench) -> Anchors:
-    return end_point_anchors(bench.trajectory.clients[-1])
+    return end_point_anchors(bench.trajectory.clients[-1], client_ensemble(bench.clients, bench.device).counts)
 
 
 def _client_updates(bench: Bench) -> Anchors:

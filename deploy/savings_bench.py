@@ -24,7 +24,7 @@ from deploy.rivals import compared_kinds, random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
 from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
-from dsv import Targets, accuracy, end_point_anchors, synthesize, train
+from dsv import Ensemble, Targets, accuracy, end_point_anchors, synthesize, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
@@ -176,26 +176,26 @@ class SavingsBench:
                     sent = sent_as(model, bits)
                     reached = score if bits == "float32" else self._test(sent.model)
                     yield ways_of.one_shot_weights(self._run, f"{kind}, {bits}", sent.size_bytes, reached)
-                members = made.ensemble.members if kind == "ensemble" else ()
-                yield self._from_one_shot(kind, model, score, members)
+                yield self._from_one_shot(kind, model, score)
 
-    def _from_one_shot(self, kind: str, model: nn.Module, score: float, members: Iterable[nn.Module]) -> Way:
-        """DSVs of the average's end point, or of every member's own; ``model`` gives the labels."""
+    def _from_one_shot(self, kind: str, model: nn.Module, score: float) -> Way:
+        """DSVs of the average's end point, or of every member's own of an ensemble; ``model`` gives the labels."""
         run, settings = self._run, self._run.settings
         count = max(settings.releases)
         config = settings.synthesis(count)
         every = self._every(f"synthesis from the {kind}", config.iterations)
-        states = [member.state_dict() for member in members]
+        members = model if isinstance(model, Ensemble) else None
+        anchors = end_point_anchors([m.state_dict() for m in members.members], members.counts) if members else None
         labeller = Labeller(model, settings.task(), self._device)
         label = labeller.probabilities
         support_set = synthesize(
-            starting_model(settings) if states else model,
+            starting_model(settings) if members else model,
             settings.task(),
             config,
             seed=settings.seed,
             start=starts_of(settings.start, settings.task(), (count,), seed=settings.seed, label=label)[count],
             teacher_architecture=f"{kind} of {run.harness.clients} {settings.model_spec()}"[:100],
-            anchors=end_point_anchors(states) if states else None,
+            anchors=anchors,
             label=label,
             compute=settings.compute(),
             on_iteration=lambda done, terms: every(done, float(terms.total.detach())),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dsv.errors import DsvError
 from dsv.support_set import state_digest
@@ -35,6 +36,8 @@ class Anchors:
         load: from an anchor's number to the state where gradients are taken, and what minus their weighted sum shall
             point to, by parameter name. Called once a step: read large models from files.
         digest: of all of them, for the provenance.
+        shares: (C, K) share of each class in what every client was trained on, where that is known. A client's
+            multipliers are then counted in these, so that whom a class is new to hardly speaks of its images.
 
     Raises:
         DsvError: there is no anchor.
@@ -43,10 +46,19 @@ class Anchors:
     clients: tuple[int, ...]
     load: Callable[[int], tuple[State, State]]
     digest: str
+    shares: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.clients:
             raise DsvError("there are no client models to synthesise from; synthesise from the end point")
+
+    def units(self, labels: Tensor) -> Tensor:
+        """(N, C) float32 that multipliers are counted in, of (N,) int64 or (N, K) float labels; their mean is 1."""
+        if self.shares is None:
+            return torch.ones(len(labels), 1 + max(self.clients))
+        classes = self.shares.shape[1]
+        rows = labels.float() if labels.ndim == 2 else functional.one_hot(labels, classes).float()
+        return classes * rows @ self.shares.float().cpu().T
 
     def draw(self, generator: torch.Generator) -> tuple[int, State, State]:
         """A random anchor: its client, the state, and the target."""
@@ -54,9 +66,17 @@ class Anchors:
         return (self.clients[number], *self.load(number))
 
 
-def end_point_anchors(models: Sequence[State]) -> Anchors:
-    """Every client's own end point, of models that each have trained long: a one-shot federation."""
-    return Anchors(tuple(range(len(models))), lambda number: (models[number], models[number]), states_digest(models))
+def end_point_anchors(models: Sequence[State], counts: Tensor | None = None) -> Anchors:
+    """Every client's own end point, of models that each have trained long: a one-shot federation.
+
+    Args:
+        counts: (C, K) how many images of each class every client has, up to a factor; see ``estimated_counts``.
+    """
+    shares = None if counts is None else counts / counts.sum(dim=1, keepdim=True)
+    digest = states_digest(models)
+    if shares is not None:
+        digest = states_digest([*models, {"shares": shares}])
+    return Anchors(tuple(range(len(models))), lambda number: (models[number], models[number]), digest, shares)
 
 
 def states_digest(states: Sequence[State]) -> str:

@@ -56,6 +56,8 @@ class PixelOptimiser:
         self._engine = StationarityEngine(model, parameters, distance, compute=compute, ranks=ranks)
         self._augmentation = config.augmentation(task)
         self._generator = torch.Generator()
+        if anchors is not None:
+            self._units = anchors.units(labels)[self._own].to(compute.device)
         self.iteration = 0
 
     def begin(self, seed: int, start: Start | None) -> None:
@@ -140,10 +142,11 @@ class PixelOptimiser:
         client, state, target = self._anchors.draw(self._generator)
         self._model.load_state_dict(state)
         self._engine.aim({name: target[name].to(self._pixels.device) for name in self._chosen})
-        candidates = Candidates(self._pixels, self._labels, self._multipliers[:, client], self._total)
+        units = self._units[:, client]
+        candidates = Candidates(self._pixels, self._labels, self._multipliers[:, client] * units, self._total)
         found = kkt_gradient(self._engine, candidates, [view], weights)
         multipliers = torch.zeros_like(self._multipliers)
-        multipliers[:, client] = found.multipliers
+        multipliers[:, client] = found.multipliers * units
         return replace(found, multipliers=multipliers)
 
     def _views(self) -> list[tuple[float, View]]:

@@ -111,7 +111,7 @@ def synthesize(
         images=images,
         labels=wanted if wanted.ndim == 1 else wanted.argmax(dim=1),
         soft_labels=label(images) if label else predict(model, images, task, device=compute.device),
-        multipliers=final.multipliers if anchors is None else final.multipliers.mean(dim=1),
+        multipliers=final.multipliers if anchors is None else (final.multipliers * anchors.units(wanted)).mean(dim=1),
         task=task,
         provenance=provenance,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord
 
-from dsv import DsvError
+from dsv import DsvError, Ensemble, estimated_counts
 from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from protos.exchange import load_record
 
@@ -58,3 +58,15 @@ def load_client_models(folder: Path, teacher: Checkpoint) -> list[Checkpoint]:
         if (checkpoint.spec, checkpoint.task) != (teacher.spec, teacher.task):
             raise DsvError(f"{path} is not a model of the teacher's architecture and task; remove it from the folder")
     return found
+
+
+def client_ensemble(clients: Sequence[Checkpoint], device: str) -> Ensemble:
+    """All clients' models as one, each trusted with the classes that its weights have seen; on the device.
+
+    Args:
+        clients: at least one, all of one task.
+    """
+    members = [client.model for client in clients]
+    told = [client.examples for client in clients if client.examples]
+    sizes = told if len(told) == len(clients) else [1] * len(clients)  # files of an earlier version do not tell
+    return Ensemble(members, estimated_counts(members, sizes, clients[0].task, device=device))

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from dsv import Ensemble, LabelledViews, Task, ViewPlan, estimated_counts, label_views, predict
+from dsv import LabelledViews, Task, ViewPlan, label_views, predict
 from protos.checkpoint import Checkpoint
+from server.client_models import client_ensemble
 
 
 class Labeller:
@@ -25,13 +26,7 @@ class Labeller:
     @classmethod
     def of(cls, teacher: Checkpoint, clients: Sequence[Checkpoint], device: str) -> Labeller:
         """The teacher, or the clients, where there are any: their ensemble takes its place."""
-        if not clients:
-            return cls(teacher.model, teacher.task, device)
-        members = [client.model for client in clients]
-        told = [client.examples for client in clients if client.examples]
-        sizes = told if len(told) == len(clients) else [1] * len(clients)  # files of an earlier version do not tell
-        counts = estimated_counts(members, sizes, teacher.task, device=device)
-        return cls(Ensemble(members, counts), teacher.task, device)
+        return cls(client_ensemble(clients, device) if clients else teacher.model, teacher.task, device)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, K) float32 of (N, C, S, S) uint8 images."""

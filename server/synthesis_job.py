@@ -23,7 +23,7 @@ from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
-from server.client_models import load_client_models
+from server.client_models import client_ensemble, load_client_models
 from server.events import IterationDone, LeavesDrawn, Published, ViewsLabelled
 from server.frames import frame_keeper
 from server.labeller import Labeller
@@ -61,8 +61,9 @@ def publish_releases(
     tell = on_event if ranks.rank == 0 else lambda event: None
     compute.place(teacher.model)
     clients = load_client_models(client_models, teacher) if client_models else []
-    labeller = Labeller.of(teacher, clients, compute.device)
-    anchors = end_point_anchors([client.model.state_dict() for client in clients]) if clients else None
+    ensemble = client_ensemble(clients, compute.device) if clients else None
+    labeller = Labeller(ensemble or teacher.model, teacher.task, compute.device)
+    anchors = end_point_anchors([c.model.state_dict() for c in clients], ensemble.counts) if ensemble else None
     job = _Job(teacher, settings, anchors, labeller, ranks, tell, run_dir)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
     plan = plan_of(settings.views, teacher.task, settings.seed)

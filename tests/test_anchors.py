@@ -98,6 +98,23 @@ def test_a_synthesis_from_client_models_goes_on(teacher, task, clients, tmp_path
     assert torch.equal(whole[0].multipliers, whole[1].multipliers)
 
 
+def test_multipliers_are_counted_in_the_clients_shares_of_a_class(clients):
+    counts = torch.tensor([[30.0, 10.0], [5.0, 15.0]])
+    anchors = end_point_anchors(clients[:2], counts)
+    expected = torch.tensor([[1.5, 0.5], [0.5, 1.5]])
+    torch.testing.assert_close(anchors.units(torch.tensor([0, 1])), expected)
+    torch.testing.assert_close(anchors.units(torch.tensor([[0.5, 0.5]])), torch.ones(1, 2))
+    assert torch.equal(end_point_anchors(clients[:2]).units(torch.tensor([0, 1, 1])), torch.ones(3, 2))
+    assert anchors.digest != end_point_anchors(clients[:2]).digest
+
+
+def test_who_has_not_seen_a_class_says_nothing_of_its_images(teacher, task, clients):
+    counts = torch.ones(2, task.classes)
+    counts[:, 0] = torch.tensor([0.0, 0.0])
+    made = synthesize(teacher.model, task, SHORT, seed=1, anchors=end_point_anchors(clients[:2], counts))
+    assert (made.multipliers[made.labels == 0] == 0).all() and (made.multipliers[made.labels == 1] > 0).any()
+
+
 def test_no_client_no_synthesis():
     with pytest.raises(DsvError, match="no client models"):
         end_point_anchors([])
