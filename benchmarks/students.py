@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -45,3 +46,13 @@ def trained_form(model: nn.Module, *, compiled: bool) -> nn.Module:
     if not compiled:
         return model
     return cast(nn.Module, torch.compile(model.to(memory_format=torch.channels_last), dynamic=False))
+
+
+def in_bfloat16(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What answers in bfloat16 where that is safe: (N, C, H, W) normalised images to (N, K) float32 logits."""
+
+    def logits_of(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return cast(Tensor, model(images)).float()
+
+    return logits_of

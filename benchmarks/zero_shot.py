@@ -20,7 +20,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.students import student_accuracy
+from benchmarks.students import in_bfloat16, student_accuracy
 from benchmarks.zero_shot_bench import Bench, Made
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
 from benchmarks.zero_shot_methods import make, permitted
@@ -35,6 +35,7 @@ from dsv import (
     Targets,
     accuracy,
     build_model,
+    label_views,
     model_digest,
     newcomer_training,
     predict,
@@ -53,7 +54,7 @@ def trained(
 ) -> tuple[float, float]:
     """Mean and deviation of the students' test accuracy."""
     task = bench.trajectory.task
-    config = newcomer_training(students.steps)
+    config = dataclasses.replace(newcomer_training(students.steps), bfloat16=bench.bfloat16)
     every = -(-len(bench.images.test) // students.test_images)  # the first ones may be of a few classes
     found = [
         student_accuracy(
@@ -75,7 +76,9 @@ def targets_of(bench: Bench, made: Made, labels: str) -> Targets:
         return bench.labeller.probabilities(made.images)
     if labels == VIEW:
         assert bench.views is not None
-        return bench.labeller.views(made.images, bench.views)
+        model = bench.labeller.model
+        logits_of = in_bfloat16(model) if bench.bfloat16 else model
+        return label_views(logits_of, made.images, bench.trajectory.task, bench.views, device=bench.device)
     return made.labels if labels == "hard" else predict(bench.teacher.model, made.images, bench.trajectory.task)
 
 
@@ -187,7 +190,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
     data = FEDERATIONS[federation].settings.data
     return Row(
         federation, method, data, str(teacher.spec), round(reached, 4), 0, "-", "-", "-", students.steps, 0.0, 0.0, 0,
-        0.0, 0,
+        0.0, 0, bfloat16=bench.bfloat16,
     )  # fmt: skip
 
 
@@ -210,6 +213,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option(
     "--compiled/--no-compiled", default=False, show_default=True, help="By torch.compile: syntheses and students."
 )
+@click.option("--bfloat16/--float32", default=False, show_default=True, help="Of trainings and of the labels of views.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--table/--no-table", default=False, show_default=True, help="Print the table and compute nothing.")
 def main(**o: Any) -> None:
@@ -217,15 +221,16 @@ def main(**o: Any) -> None:
     table, name = Table(o["out"]), o["federation"]
     if not o["table"]:
         images = load_images(FEDERATIONS[name], o["data_root"], o["cache"])
-        trajectory = federate(name, images, o["cache"], o["device"], compiled=o["compiled"])
+        computed = {"compiled": o["compiled"], "bfloat16": o["bfloat16"]}
+        trajectory = federate(name, images, o["cache"], o["device"], **computed)
         crops = o["crops"]
         views = plan_of(o["views"], trajectory.task, seed=0)
         iterations = o["iterations"], o["rival_iterations"]
-        bench = Bench(trajectory, images, crops, o["device"], *iterations, views, o["compiled"])
+        bench = Bench(trajectory, images, crops, o["device"], *iterations, views, **computed)
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
-        if table.missing(name, UNTRAINED, 0, students, ["-"]):
+        if table.missing(name, UNTRAINED, 0, students, ["-"], bfloat16=bench.bfloat16):
             table.add(fixed_rows(bench, name, students))
         for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
             for per_class in (int(count) for count in o["per_class"].split(",")):
@@ -233,6 +238,7 @@ def main(**o: Any) -> None:
                     *(name, method, per_class, students, kinds),
                     views=views.count if views else 0,
                     warmup=newcomer_training().warmup,
+                    bfloat16=bench.bfloat16,
                 )
                 if missing:
                     table.add(method_rows(bench, name, method, per_class, students, kinds=missing))

@@ -28,6 +28,7 @@ class Bench:
     rival_iterations: int
     views: ViewPlan | None = None
     compiled: bool = False
+    bfloat16: bool = False
 
     @property
     def compute(self) -> Compute:

@@ -8,7 +8,6 @@ server anyway. ``central`` is one client with everything, the paper's setting.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,9 +51,9 @@ def _cifar(architecture: str = "convnet:128", **changes: object) -> RunSettings:
     return _large("cifar10", architecture, **changes)
 
 
-def _one_shot(alpha: float, architecture: str = "convnet:128") -> Federation:
+def _one_shot(alpha: float, architecture: str = "convnet:128", *, local_epochs: int = 20) -> Federation:
     """One upload of every client after long training, as in DENSE (arXiv:2112.12371)."""
-    return Federation(_cifar(architecture, rounds=1, local_epochs=40, dirichlet_alpha=alpha), 5)
+    return Federation(_cifar(architecture, rounds=1, local_epochs=local_epochs, dirichlet_alpha=alpha), 5)
 
 
 FEDERATIONS: dict[str, Federation] = {
@@ -69,9 +68,9 @@ FEDERATIONS: dict[str, Federation] = {
     "cifar10-narrow-iid": Federation(_cifar("convnet:32", partitioner="iid"), 10),
     "cifar10-iid": Federation(_cifar(partitioner="iid"), 10),
     "cifar10-0.5": Federation(_cifar(), 10),
-    "cifar10-narrow-one-shot-0.1": _one_shot(0.1, "convnet:32"),
-    "cifar10-narrow-one-shot-0.3": _one_shot(0.3, "convnet:32"),
-    "cifar10-narrow-one-shot-0.5": _one_shot(0.5, "convnet:32"),
+    "cifar10-narrow-one-shot-0.1": _one_shot(0.1, "convnet:32", local_epochs=40),
+    "cifar10-narrow-one-shot-0.3": _one_shot(0.3, "convnet:32", local_epochs=40),
+    "cifar10-narrow-one-shot-0.5": _one_shot(0.5, "convnet:32", local_epochs=40),
     "cifar10-one-shot-0.1": _one_shot(0.1),
     "cifar10-one-shot-0.3": _one_shot(0.3),
     "cifar10-one-shot-0.5": _one_shot(0.5),
@@ -138,65 +137,43 @@ def load_images(federation: Federation, root: str, cache: Path) -> Images:
     return replace(images, train=images.train[chosen], train_labels=images.train_labels[chosen])
 
 
-def federate(name: str, images: Images, cache: Path, device: str, *, compiled: bool = False) -> Trajectory:
-    """The federation's trajectory; rounds that are in ``cache`` are not trained again.
+def federate(
+    name: str, images: Images, cache: Path, device: str, *, compiled: bool = False, bfloat16: bool = False
+) -> Trajectory:
+    """The federation's trajectory; what of it is in ``cache`` is not trained again.
 
     Args:
         compiled: see ``trained_form``.
+        bfloat16: see ``TrainingConfig``; such a federation is another one, and kept apart.
     """
     federation = FEDERATIONS[name]
     settings, task = federation.settings, federation.settings.task()
     parts = [part for part in partition_of(settings, images.train_labels, federation.clients) if part]
     model = build_model(settings.model_spec(), seed=settings.seed, device=device)
+    runs = trained_form(model, compiled=compiled)
+    folder = cache / (f"{name}-bfloat16" if bfloat16 else name)
     rounds, clients = [_cpu(model.state_dict())], list[list[State]]()
     for number in range(1, settings.rounds + 1):
-        path = cache / name / f"{number:04d}.safetensors"
-        if not path.exists():
-            runs = trained_form(model, compiled=compiled)
-            states = list(
-                _trained(
-                    *(model, runs, rounds[-1]),
-                    parts=parts,
-                    images=images,
-                    settings=settings,
-                    number=number,
-                    device=device,
-                )
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({f"{c}/{key}": value for c, state in enumerate(states) for key, value in state.items()}, path)
-        stored = load_file(path)
-        clients.append([{key: stored[f"{c}/{key}"] for key in rounds[0]} for c in range(len(parts))])
+        clients.append([])
+        for client, part in enumerate(parts):
+            path = folder / f"{number:04d}-{client:02d}.safetensors"
+            if not path.exists():
+                model.load_state_dict(rounds[-1])
+                config = replace(settings.local_training(number, len(part)), bfloat16=bfloat16)
+                own, seed = torch.tensor(part), 1_000 * number + client
+                train(runs, images.train[own], images.train_labels[own], task, config, seed=seed, device=device)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(_cpu(model.state_dict()), path)
+            clients[-1].append(load_file(path))
+            print(f"{name}: round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)
         rounds.append(_average(clients[-1], [len(part) for part in parts]))
-        print(f"{name}: round {number} of {settings.rounds}", file=sys.stderr, flush=True)
     model.load_state_dict(rounds[-1])
     print(f"{name}: {accuracy(model, images.test, images.test_labels, task, device=device):.1%}", file=sys.stderr)
     return Trajectory(settings.model_spec(), task, rounds, clients, [len(part) for part in parts])
 
 
-def _trained(
-    model: torch.nn.Module,
-    runs: torch.nn.Module,
-    start: State,
-    *,
-    parts: list[list[int]],
-    images: Images,
-    settings: RunSettings,
-    number: int,
-    device: str,
-) -> Iterator[State]:
-    for client, part in enumerate(parts):
-        model.load_state_dict(start)
-        config = settings.local_training(number, len(part))
-        own = torch.tensor(part)
-        seed = 1_000 * number + client
-        train(runs, images.train[own], images.train_labels[own], settings.task(), config, seed=seed, device=device)
-        print(f"round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)
-        yield _cpu(model.state_dict())
-
-
 def _cpu(state: State) -> State:
-    return {key: value.detach().cpu().clone() for key, value in state.items()}
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
 
 
 def _average(states: list[State], counts: list[int]) -> State:

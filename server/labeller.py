@@ -21,7 +21,7 @@ class Labeller:
     """
 
     def __init__(self, model: nn.Module, task: Task, device: str) -> None:
-        self._model, self._task, self._device = model.to(device).eval(), task, device
+        self.model, self._task, self._device = model.to(device).eval(), task, device
 
     @classmethod
     def of(cls, teacher: Checkpoint, clients: Sequence[Checkpoint], device: str) -> Labeller:
@@ -30,10 +30,10 @@ class Labeller:
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, K) float32 of (N, C, S, S) uint8 images."""
-        return predict(self._model, images, self._task, device=self._device)
+        return predict(self.model, images, self._task, device=self._device)
 
     def views(
         self, images: Tensor, plan: ViewPlan, on_labelled: Callable[[int, int], None] | None = None
     ) -> LabelledViews:
         """See ``label_views``."""
-        return label_views(self._model, images, self._task, plan, device=self._device, on_labelled=on_labelled)
+        return label_views(self.model, images, self._task, plan, device=self._device, on_labelled=on_labelled)
