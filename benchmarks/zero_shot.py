@@ -208,7 +208,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--test-images", default=10_000, show_default=True, help="At most so many test images, evenly spaced.")
 @click.option("--iterations", default=300, show_default=True, help="Of a synthesis from the teacher.")
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
-@click.option("--labels", default="", help="Of hard, soft, view; all that there are when empty.")
+@click.option("--labels", default="", help="Of hard, soft, ensemble, view; all that there are when empty.")
 @click.option("--views", default=AUTO, show_default=True, help="Views that the teacher labels, as in dsv simulate.")
 @click.option(
     "--compiled/--no-compiled", default=False, show_default=True, help="By torch.compile: syntheses and students."

@@ -26,7 +26,6 @@ from dsv import (
     synthesize,
     to_uint8,
 )
-from server.client_models import client_ensemble
 
 _DEFAULT = SynthesisConfig()
 
@@ -76,7 +75,9 @@ def _update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -
 
 
 def _client_end_points(bench: Bench) -> Anchors:
-    return end_point_anchors(bench.trajectory.clients[-1], client_ensemble(bench.clients, bench.device).counts)
+    labelling = bench.labeller.model
+    assert isinstance(labelling, Ensemble)
+    return end_point_anchors(bench.trajectory.clients[-1], labelling.counts)
 
 
 def _client_updates(bench: Bench) -> Anchors:
@@ -183,7 +184,7 @@ METHODS: dict[str, Method] = {
     "DSV, clients' ensemble": _ensemble,
     "DSV, chosen of three times as many": _chosen,
 }
-"""By the name in the table. Every one is evaluated with hard and with the teacher's soft labels."""
+"""By the name in the table. Every one is evaluated with every kind of labels that is asked for."""
 
 
 def permitted(bench: Bench) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,14 +14,20 @@ from typing import Any
 import click
 
 from deploy.options import QUIET, HarnessSettings, options_of
-from deploy.server_options import server_options
+from deploy.server_options import Command, server_options
 from dsv import DsvError
 from protos.settings import RunSettings
 from protos.transport import is_loopback
+from server.serve_options import Limits, ServeOptions, TlsFiles, Tokens
+from server.signed_releases import Lifetimes
 
 _FILE = click.Path(path_type=Path)
 _STORE = click.option("--store", required=True, type=_FILE, help="Folder of releases.")
 _KEYS = click.option("--keys", required=True, type=_FILE, help="Folder of signing keys.")
+
+
+def _limit(name: str, default: float, text: str) -> Callable[[Command], Command]:
+    return click.option(name, default=default, show_default=True, help=text)
 
 
 @click.command()
@@ -34,11 +41,11 @@ _KEYS = click.option("--keys", required=True, type=_FILE, help="Folder of signin
 @click.option("--tokens", type=_FILE, help="Only devices with a token of this file are let in; 'dsv keys token'.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus metrics over HTTP on this port.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of the metrics.")
-@click.option("--timestamp-hours", default=72.0, show_default=True, help="How long devices believe the newest state.")
-@click.option("--peer-calls-per-s", default=200.0, show_default=True, help="Calls that one peer may make a second.")
-@click.option("--peer-calls-at-once", default=2000, show_default=True, help="Calls that one peer may have running.")
-@click.option("--active-downloads", default=64, show_default=True, help="Downloads that send at the same time.")
-@click.option("--drain-s", default=30.0, show_default=True, help="Time that running calls have when it is stopped.")
+@_limit("--timestamp-hours", Lifetimes.timestamp / timedelta(hours=1), "How long devices believe the newest state.")
+@_limit("--peer-calls-per-s", Limits.calls_per_s, "Calls that one peer may make a second.")
+@_limit("--peer-calls-at-once", Limits.concurrent_calls, "Calls that one peer may have running.")
+@_limit("--active-downloads", Limits.active_downloads, "Downloads that send at the same time.")
+@_limit("--drain-s", ServeOptions.drain.total_seconds(), "Time that running calls have when it is stopped.")
 @click.option("--insecure", is_flag=True, help="Listen to other machines without TLS.")
 def serve(store: Path, host: str, port: int, **values: Any) -> None:
     """Serve a store's releases over gRPC until interrupted."""
@@ -75,10 +82,7 @@ def _serve_options(
     active_downloads: int,
     drain_s: float,
     insecure: bool,
-) -> Any:
-    from server.serve_options import Limits, ServeOptions, TlsFiles, Tokens
-    from server.signed_releases import Lifetimes
-
+) -> ServeOptions:
     if (certificate is None) != (key is None) or (client_ca and not certificate):
         raise DsvError("TLS needs both --certificate and --key; --client-ca comes on top of them")
     if not (certificate or insecure or is_loopback(host)):
@@ -208,8 +212,6 @@ def show(store: Path, keys: Path) -> None:
 @click.argument("name")
 def token(tokens: Path, name: str) -> None:
     """Make a bearer token for the device NAME and print it; the file keeps its SHA-256 alone."""
-    from server.serve_options import Tokens
-
     click.echo(Tokens.add(tokens, name))
 
 

@@ -85,7 +85,8 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     if support_set.task != checkpoint.task:
         raise DsvError(f"{release} was not made for the task of {teacher}; name the release of this teacher")
     test = open_split(settings.data, settings.data_root, "test", checkpoint.task)
-    seen = predict(checkpoint.model, test.images(), checkpoint.task)
+    device = settings.compute().device
+    seen = predict(checkpoint.model.to(device), test.images(), checkpoint.task, device=device)
     accuracies = class_accuracies(seen, test.labels)
     sums = class_sums(support_set.multipliers, support_set.labels, checkpoint.task.classes)
     table = Table("class", "sum of lambda", "test accuracy", "entropy of its DSVs (nats)")

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from client.data import folder_classes
@@ -25,13 +25,14 @@ from deploy.processes import await_answer, flower_process, free_port, tool
 from deploy.progress import Display, show_event
 from deploy.proxy import has_nginx
 from dsv import DsvError
-from protos.settings import IMAGEFOLDER, RunSettings
+from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.events import Event, EventReader, Failed, SynthesisDone
 from server.run_folder import STORE_FOLDER, new_run_dir
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120.0
 _DAYS = 30
+_OF_DEVICE_DATA = ("classes", "channels", "image_size_px")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,10 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     Where nginx is missing, SuperNodes reach the SuperLink itself, which only loopback makes bearable.
 
     Raises:
-        DsvError: a part does not start, or the devices' data does not fit.
+        DsvError: a part does not start, the devices' data does not fit, or there is none that options speak of.
     """
+    if not options.device_data:
+        _check_digits_suffice(settings)
     folder = new_run_dir(options.out).absolute()
     display.say(f"deployment folder: {folder}")
     settings, data = _data(settings, options, folder)
@@ -139,6 +142,12 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
         display.say(f"{len(names)} SuperNodes with keys of their own; newcomers: {distribution}")
         ledger = DeployedLedger(counted, nodes)
         yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution, root, ledger)
+
+
+def _check_digits_suffice(settings: RunSettings) -> None:
+    for entry in fields(settings):
+        if entry.name in _OF_DEVICE_DATA and getattr(settings, entry.name) != entry.default:
+            raise DsvError(f"--{key_of(entry)} describes the devices' images; name these with --device-data")
 
 
 def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[RunSettings, Sequence[Path]]:

@@ -13,7 +13,7 @@ from deploy.savings import Kind, Way
 from protos.encodings import ImageEncoding
 from server.message_bytes import CONTROL, WEIGHTS
 
-_LABEL_BYTES = 2  # a class as uint16; as in deploy/measure.py
+_LABEL_BYTES = 2  # a class as uint16
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class SynthesisState:
     Args:
         iteration: steps done.
         pixels: (N, C, h, w) float32 in [0, 1], at the side of the present stage.
-        multipliers: (N,) float32.
+        multipliers: (N,) float32, or (N, C) with anchors of C clients.
         moments: Adam's state of the pixels (0) and the multipliers (1), see ``Moments``; all N of each.
         generator: state of the CPU generator.
     """

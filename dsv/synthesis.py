@@ -28,7 +28,7 @@ from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task
 
 ALGORITHM = 3
-"""Raised whenever the same options and seed would give other DSVs; stands in every set's provenance."""
+"""Raised whenever the same options and seed would give other DSVs of the same provenance, in which it stands."""
 
 
 Progress = Callable[[int, KktTerms], None]

@@ -22,7 +22,7 @@ class SynthesisConfig:
         multiplier_step: the same for the multipliers, which start uniformly in [0, 1).
         distance: D of Eq. 8, a key of ``DISTANCES``.
         primal_weight, total_variation_weight, norm_weight, augmented_weight, stationarity_weight: see ``KktWeights``.
-        stationary_parameters: patterns of the parameters that stationarity speaks of, see ``stationary_parameters``.
+        stationary_parameters: patterns of the parameters that stationarity speaks of, see ``chosen_parameters``.
         coarse_stages: 1 optimises at full resolution from the start; with n, the run is cut into n equal parts, the
             first at a side of 1 / 2^(n-1), each next one at twice the side, enlarged bilinearly.
         translate, crop, cutout, noise: of the augmented copy, see ``Augmentation``; mirroring follows the task.

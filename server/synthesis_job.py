@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from dsv import (
     Anchors,
     Checkpointing,
+    Ensemble,
     KktTerms,
     Ranks,
     Start,
@@ -23,7 +26,7 @@ from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
-from server.client_models import client_ensemble, load_client_models
+from server.client_models import load_client_models
 from server.events import IterationDone, LeavesDrawn, Published, ViewsLabelled
 from server.frames import frame_keeper
 from server.labeller import Labeller
@@ -61,10 +64,8 @@ def publish_releases(
     tell = on_event if ranks.rank == 0 else lambda event: None
     compute.place(teacher.model)
     clients = load_client_models(client_models, teacher) if client_models else []
-    ensemble = client_ensemble(clients, compute.device) if clients else None
-    labeller = Labeller(ensemble or teacher.model, teacher.task, compute.device)
-    anchors = end_point_anchors([c.model.state_dict() for c in clients], ensemble.counts) if ensemble else None
-    job = _Job(teacher, settings, anchors, labeller, ranks, tell, run_dir)
+    labeller = Labeller.of(teacher, clients, compute.device)
+    job = _Job(teacher, settings, _anchors(clients, labeller.model), labeller, ranks, tell, run_dir)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
     plan = plan_of(settings.views, teacher.task, settings.seed)
     starts = starts_of(
@@ -83,6 +84,13 @@ def publish_releases(
             digest = store.publish(content)
             checkpointing.clear()
             tell(Published(digest, count, len(content), str(store.path(digest).absolute())))
+
+
+def _anchors(clients: Sequence[Checkpoint], labelling: nn.Module) -> Anchors | None:
+    """Of the clients' own end points, with the counts that their ensemble told from their weights."""
+    if not isinstance(labelling, Ensemble):
+        return None
+    return end_point_anchors([client.model.state_dict() for client in clients], labelling.counts)
 
 
 @dataclass(frozen=True)

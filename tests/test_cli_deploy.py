@@ -30,6 +30,7 @@ def test_a_federation_of_one(tmp_path):
     out = tmp_path / "runs"
     refused("at least 2 devices, got 1", "deploy", "local", "--out", out, "--nodes", 1)
     refused("at least 2 devices, got 1", "deploy", "local", "--out", out, "--device-data", tmp_path)
+    refused("--image-size-px describes the devices' images", "deploy", "local", "--out", out, "--image-size-px", 64)
     assert not out.exists()
 
 
