@@ -68,6 +68,7 @@ def _check_versions(role: Role) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     extra = "server" if role is Role.SERVER else "client"
+    anew = f"install feddsv anew: 'make --always-make install EXTRA={extra}'"
     for text in requires("feddsv") or ():
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
@@ -75,11 +76,11 @@ def _check_versions(role: Role) -> Iterator[Finding]:
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
-            yield bad("versions", f"{requirement.name} is not installed", "install feddsv anew: 'make install'")
+            yield bad("versions", f"{requirement.name} is not installed", anew)
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             wanted = f"{requirement.name} {found} is not {requirement.specifier}"
-            yield bad("versions", wanted, "install feddsv anew: 'make install'")
+            yield bad("versions", wanted, anew)
         elif requirement.name in ("flwr", "torch"):
             yield fine("versions", f"{requirement.name} {found}")
     if role is Role.SERVER:

@@ -21,7 +21,7 @@ Arrays = dict[str, numpy.ndarray[Any, Any]]
 
 
 _CODES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint8": "U8"}
-"""What safetensors calls the types; it lays tensors by falling alignment, then by name."""
+"""What safetensors calls the types; it lays tensors by type, in this order, then by name."""
 
 _KEYS = {
     RAW_FORMAT: {"format", "task", "provenance"},
