@@ -11,9 +11,9 @@ import sys
 import time
 from typing import Any
 
-from client.bootstrap import newcomer_training, train_newcomer
+from client.bootstrap import train_newcomer
 from client.data import open_split
-from dsv import SupportSet, SynthesisConfig, accuracy, synthesize
+from dsv import SupportSet, SynthesisConfig, accuracy, newcomer_training, synthesize
 from protos.checkpoint import Checkpoint, load_checkpoint
 
 SEEDS = (1, 2, 3)

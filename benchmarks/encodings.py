@@ -25,10 +25,10 @@ import click
 import torch
 from torch import Tensor
 
-from client.bootstrap import newcomer_training, train_newcomer
+from client.bootstrap import train_newcomer
 from client.data import ImageSplit, open_split
 from deploy.rivals import random_per_class
-from dsv import SupportSet, SynthesisConfig, accuracy, predict, synthesize
+from dsv import SupportSet, SynthesisConfig, accuracy, newcomer_training, predict, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.settings import AUTO

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from deploy.latents import class_index
 from deploy.options import options_of
-from deploy.sheet import new_folder, sheet
+from deploy.picture_folder import new_folder
 from dsv import (
     PRESETS,
     DsvError,
@@ -45,6 +45,7 @@ from dsv import (
     picture_paths,
     predict,
     read_picture,
+    sheet,
     synthesize,
     write_picture,
 )

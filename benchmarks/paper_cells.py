@@ -16,7 +16,6 @@ from torch import Tensor
 
 from benchmarks.cifar import TASK, Images, paper_teacher
 from benchmarks.students import student_accuracy
-from deploy.inspect import contact_sheet
 from dsv import (
     PRESETS,
     Compute,
@@ -27,6 +26,7 @@ from dsv import (
     SynthesisConfig,
     Targets,
     TrainingConfig,
+    contact_sheet,
     select,
     write_picture,
 )

@@ -14,7 +14,6 @@ from torch.nn import functional
 from benchmarks.cifar import TASK
 from benchmarks.paper_cells import Bench, Cells, save_set
 from client.data import open_split
-from deploy.sheet import sheet
 from dsv import (
     KNOWN_TASKS,
     TrainingConfig,
@@ -23,6 +22,7 @@ from dsv import (
     class_sums,
     predict,
     rank_correlation,
+    sheet,
     synthesize,
     train,
     write_picture,

@@ -13,11 +13,8 @@ from dsv import (
     TrainingConfig,
     build_model,
     check_fits,
-    newcomer_training,
     train,
 )
-
-__all__ = ["newcomer_training", "train_newcomer"]
 
 
 def train_newcomer(

@@ -10,10 +10,8 @@ from rich.text import Text
 
 from deploy.report import format_bytes
 from deploy.terminal import print_pictures
-from dsv import DsvError, SupportSet, contact_sheet
+from dsv import DsvError, SupportSet
 from protos import artefact
-
-__all__ = ["contact_sheet", "export", "print_release"]
 
 
 def print_release(path: Path, *, pictures: bool | None = None) -> None:

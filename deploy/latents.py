@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from deploy.picture_folder import new_folder
 from deploy.progress import Display
-from deploy.sheet import new_folder, sheet
 from dsv import (
     DsvError,
     KktTerms,
@@ -25,6 +25,7 @@ from dsv import (
     picture_paths,
     predict,
     read_picture,
+    sheet,
     to_uint8,
     write_picture,
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.bootstrap import newcomer_training, train_newcomer
+from client.bootstrap import train_newcomer
 from client.data import open_split
 from client.download import ReleaseInfo, download, list_releases
 from client.server_link import Server
@@ -14,7 +14,7 @@ from client.verification import state_folder
 from client.watch import new_releases
 from deploy.progress import display
 from deploy.report import format_bytes
-from dsv import DsvError, ModelSpec, Task, accuracy, checked_device
+from dsv import DsvError, ModelSpec, Task, accuracy, checked_device, newcomer_training
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
 from protos.transport import RELEASE_SUFFIX

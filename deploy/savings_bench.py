@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from client.bootstrap import newcomer_training, train_newcomer
+from client.bootstrap import train_newcomer
 from client.download import Download, download
 from deploy import savings_ways as ways_of
 from deploy.finished_run import FinishedRun, RunData
@@ -24,7 +24,7 @@ from deploy.rivals import compared_kinds, random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
 from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
-from dsv import Ensemble, Targets, accuracy, end_point_anchors, synthesize, train
+from dsv import Ensemble, Targets, accuracy, end_point_anchors, newcomer_training, synthesize, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding

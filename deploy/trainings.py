@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from client.bootstrap import newcomer_training, train_newcomer
+from client.bootstrap import train_newcomer
 from client.data import ImageSplit
 from deploy.options import HarnessSettings
 from deploy.workers import workers
-from dsv import Targets, confusion_counts, predict, share_correct
+from dsv import Targets, confusion_counts, newcomer_training, predict, share_correct
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from deploy.cli import cli
-from deploy.inspect import contact_sheet
+from dsv import contact_sheet
 from protos import artefact
 from protos.checkpoint import load_checkpoint, save_checkpoint
 from server.distribution import run_server

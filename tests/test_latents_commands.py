@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from deploy.cli import cli
 from deploy.latents import class_index
-from deploy.sheet import new_folder, sheet
-from dsv import DsvError, read_picture, write_picture
+from deploy.picture_folder import new_folder
+from dsv import DsvError, read_picture, sheet, write_picture
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 

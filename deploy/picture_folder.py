@@ -1,12 +1,10 @@
-"""Picture files for people: where they go, and many images as one."""
+"""Where picture files for people go."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dsv import DsvError, sheet
-
-__all__ = ["new_folder", "sheet"]
+from dsv import DsvError
 
 
 def new_folder(folder: Path) -> None:
