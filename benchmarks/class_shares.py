@@ -40,10 +40,11 @@ def correlation(found: Tensor, true: Tensor) -> float:
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/zero-shot"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True, help="Clients train by torch.compile.")
-def main(name: str, data_root: str, cache: Path, device: str, compiled: bool) -> None:
+@click.option("--bfloat16/--float32", default=False, show_default=True, help="Of the clients' training.")
+def main(name: str, data_root: str, cache: Path, device: str, compiled: bool, bfloat16: bool) -> None:
     """Estimate and compare."""
     images = load_images(FEDERATIONS[name], data_root, cache)
-    trajectory = federate(name, images, cache, device, compiled=compiled)
+    trajectory = federate(name, images, cache, device, compiled=compiled, bfloat16=bfloat16)
     members = [trajectory.checkpoint(state).model.to(device) for state in trajectory.clients[-1]]
     true = true_counts(name, images).to(device)
     found = estimated_counts(members, trajectory.counts, trajectory.task, device=device)
