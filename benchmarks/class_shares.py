@@ -41,7 +41,7 @@ def correlation(found: Tensor, true: Tensor) -> float:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True, help="Clients train by torch.compile.")
 @click.option("--bfloat16/--float32", default=False, show_default=True, help="Of the clients' training.")
-def main(name: str, data_root: str, cache: Path, device: str, compiled: bool, bfloat16: bool) -> None:
+def main(name: str, data_root: str, cache: Path, *, device: str, compiled: bool, bfloat16: bool) -> None:
     """Estimate and compare."""
     images = load_images(FEDERATIONS[name], data_root, cache)
     trajectory = federate(name, images, cache, device, compiled=compiled, bfloat16=bfloat16)
