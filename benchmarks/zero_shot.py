@@ -226,7 +226,8 @@ def main(**o: Any) -> None:
         crops = o["crops"]
         views = plan_of(o["views"], trajectory.task, seed=0)
         iterations = o["iterations"], o["rival_iterations"]
-        bench = Bench(trajectory, images, crops, o["device"], *iterations, views, **computed)
+        folder = o["cache"] / f"{name}-sets{'-bfloat16' if o['bfloat16'] else ''}"
+        bench = Bench(trajectory, folder, images, crops, o["device"], *iterations, views, **computed)
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])

@@ -18,9 +18,10 @@ from server.labeller import Labeller
 
 @dataclass(frozen=True)
 class Bench:
-    """What a method may use; what it looks at of it stands in its row."""
+    """What a method may use; what it looks at of it stands in its row. Sets that were made are kept in ``folder``."""
 
     trajectory: Trajectory
+    folder: Path
     images: Images
     crops_folder: Path | None
     device: str
