@@ -22,9 +22,11 @@ from dsv import (
     end_point_anchors,
     noise_pixels,
     select,
+    sheet,
     states_digest,
     synthesize,
     to_uint8,
+    write_picture,
 )
 
 _DEFAULT = SynthesisConfig()
@@ -197,7 +199,8 @@ def permitted(bench: Bench) -> list[str]:
 
 
 def make(bench: Bench, name: str, per_class: int, seed: int) -> tuple[Made, float]:
-    """The set of one method and the seconds it took, from the disk where it was made before."""
+    """The set of one method and the seconds it took, from the disk where it was made before; a picture lies beside it,
+    a row for each class."""
     options = f"{bench.iterations}-{bench.rival_iterations}{'-compiled' if bench.compiled else ''}"
     path = bench.folder / f"{name}, {per_class} per class, {seed}, {options}.pt"
     if not path.exists():
@@ -205,5 +208,6 @@ def make(bench: Bench, name: str, per_class: int, seed: int) -> tuple[Made, floa
         made = METHODS[name](bench, per_class, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"made": asdict(made), "seconds": time.perf_counter() - started}, path)
+        write_picture(path.with_suffix(".png"), sheet(torch.split(made.images, per_class)))
     stored = torch.load(path, weights_only=True)
     return Made(**stored["made"]), stored["seconds"]
