@@ -88,32 +88,56 @@ def flower_process(command: list[str], home: Path, log: Path) -> Iterator[subpro
         try:
             yield child
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
             end_all(home)
 
 
 def end_all(home: Path) -> None:
-    """End every process that was started with this FLWR_HOME: Flower and Ray put theirs into groups of their own, which
-    outlive an interrupted SuperLink."""
+    """End every process that was started with this FLWR_HOME, and their descendants: Flower and Ray put theirs into
+    groups of their own, which outlive an interrupted SuperLink, and Ray's overwrite their environment with a title."""
     wanted = f"FLWR_HOME={home}".encode()
+    family = _family(wanted, set())
     for number, patience_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 1.0)):
-        deadline = time.monotonic() + patience_s
-        for pid in _processes_with(wanted):
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        while _processes_with(wanted) and time.monotonic() < deadline:
+        deadline, told = time.monotonic() + patience_s, set[_Identity]()
+        while family and time.monotonic() < deadline:
+            for pid, _ in family - told:  # one that began meanwhile is told too
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= family
             time.sleep(POLL_S)
+            family = _family(wanted, family)
 
 
-def _processes_with(variable: bytes) -> list[int]:
-    """Processes that have this in their environment; zombies have none."""
-    found = []
+_Identity = tuple[int, int]
+"""A process's number and when it began, in ticks: numbers are used again."""
+
+
+def _family(variable: bytes, known: set[_Identity]) -> set[_Identity]:
+    """Running processes that have this in their environment or are ``known``, and the descendants of all of these."""
+    parents = dict(_running())
+    family = {one for one in parents if one in known or _has(one[0], variable)}
+    while True:
+        pids = {pid for pid, _ in family}
+        children = {one for one, parent in parents.items() if parent in pids} - family
+        if not children:
+            return family
+        family |= children
+
+
+def _running() -> Iterator[tuple[_Identity, int]]:
+    """Every process that is no zombie, with its parent's number."""
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
-            if folder.name.isdigit() and variable in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+            if folder.name.isdigit():
+                # What follows the command's name, which may hold anything, in brackets: proc_pid_stat(5).
+                state, parent, *rest = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if state != "Z":
+                    yield (int(folder.name), int(rest[17])), int(parent)
+
+
+def _has(pid: int, variable: bytes) -> bool:
+    with suppress(OSError):
+        return variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
 
 
 def answers(url: str, trust: ssl.SSLContext | None = None) -> bool:

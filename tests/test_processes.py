@@ -1,0 +1,40 @@
+"""Whatever a Flower process started is ended with it."""
+
+import subprocess
+import sys
+
+from deploy.processes import end_all, flower_environment, flower_process
+
+STARTS_ANOTHER = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); import time; time.sleep(600)"],
+                         env={}, start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+"""Of another session and without a trace of the home in its environment, like Ray's processes with a title."""
+
+
+def command_line(pid: str) -> str:
+    """Empty where there is no such process, and of a zombie."""
+    return subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout
+
+
+def test_a_descendant_that_hides_its_environment_is_ended(tmp_path):
+    command = [sys.executable, "-c", STARTS_ANOTHER]
+    child = subprocess.Popen(command, env=flower_environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        hidden = child.stdout.readline().strip()
+        assert "print(1" in command_line(hidden)
+        end_all(tmp_path)
+        assert "print(1" not in command_line(hidden)
+
+
+def test_who_does_not_belong_to_it_is_left_alone(tmp_path):
+    log = tmp_path / "log"
+    with flower_process([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "a", log) as stays:
+        with flower_process([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "b", log) as goes:
+            pass
+        assert goes.poll() is not None and stays.poll() is None
