@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.students import in_bfloat16, student_accuracy
 from benchmarks.zero_shot_bench import Bench, Made
-from benchmarks.zero_shot_federations import FEDERATIONS, federate, load_images
+from benchmarks.zero_shot_federations import FEDERATIONS, federate, folder_of, load_images
 from benchmarks.zero_shot_methods import make, permitted
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
@@ -226,7 +226,7 @@ def main(**o: Any) -> None:
         crops = o["crops"]
         views = plan_of(o["views"], trajectory.task, seed=0)
         iterations = o["iterations"], o["rival_iterations"]
-        folder = o["cache"] / f"{name}-sets{'-bfloat16' if o['bfloat16'] else ''}"
+        folder = folder_of(name, o["cache"], bfloat16=o["bfloat16"]) / "sets"
         bench = Bench(trajectory, folder, images, crops, o["device"], *iterations, views, **computed)
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)

@@ -137,6 +137,11 @@ def load_images(federation: Federation, root: str, cache: Path) -> Images:
     return replace(images, train=images.train[chosen], train_labels=images.train_labels[chosen])
 
 
+def folder_of(name: str, cache: Path, *, bfloat16: bool) -> Path:
+    """Where a federation is kept; trained in bfloat16 it is another one."""
+    return cache / (f"{name}-bfloat16" if bfloat16 else name)
+
+
 def federate(
     name: str, images: Images, cache: Path, device: str, *, compiled: bool = False, bfloat16: bool = False
 ) -> Trajectory:
@@ -144,14 +149,14 @@ def federate(
 
     Args:
         compiled: see ``trained_form``.
-        bfloat16: see ``TrainingConfig``; such a federation is another one, and kept apart.
+        bfloat16: see ``TrainingConfig``.
     """
     federation = FEDERATIONS[name]
     settings, task = federation.settings, federation.settings.task()
     parts = [part for part in partition_of(settings, images.train_labels, federation.clients) if part]
     model = build_model(settings.model_spec(), seed=settings.seed, device=device)
     runs = trained_form(model, compiled=compiled)
-    folder = cache / (f"{name}-bfloat16" if bfloat16 else name)
+    folder = folder_of(name, cache, bfloat16=bfloat16)
     rounds, clients = [_cpu(model.state_dict())], list[list[State]]()
     for number in range(1, settings.rounds + 1):
         clients.append([])

@@ -7,7 +7,7 @@ from deploy.processes import end_all, flower_environment, flower_process
 
 STARTS_ANOTHER = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); import time; time.sleep(600)"],
+child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)"],
                          env={}, start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -18,7 +18,7 @@ child.wait()
 
 def command_line(pid: str) -> str:
     """Empty where there is no such process, and of a zombie."""
-    return subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout
+    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout
 
 
 def test_a_descendant_that_hides_its_environment_is_ended(tmp_path):
