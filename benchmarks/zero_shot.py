@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.students import in_bfloat16, student_accuracy
 from benchmarks.zero_shot_bench import Bench, Made
 from benchmarks.zero_shot_federations import FEDERATIONS, federate, folder_of, load_images
-from benchmarks.zero_shot_methods import make, permitted
+from benchmarks.zero_shot_methods import make, methods_of
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
 from dsv import (
@@ -208,6 +208,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--test-images", default=10_000, show_default=True, help="At most so many test images, evenly spaced.")
 @click.option("--iterations", default=300, show_default=True, help="Of a synthesis from the teacher.")
 @click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
+@click.option("--selection-images", default=0, show_default=True, help="That a selection looks at; 0: all.")
 @click.option("--labels", default="", help="Of hard, soft, ensemble, view; all that there are when empty.")
 @click.option("--views", default=AUTO, show_default=True, help="Views that the teacher labels, as in dsv simulate.")
 @click.option(
@@ -225,15 +226,16 @@ def main(**o: Any) -> None:
         trajectory = federate(name, images, o["cache"], o["device"], **computed)
         crops = o["crops"]
         views = plan_of(o["views"], trajectory.task, seed=0)
-        iterations = o["iterations"], o["rival_iterations"]
+        numbers = o["iterations"], o["rival_iterations"], o["selection_images"]
         folder = folder_of(name, o["cache"], bfloat16=o["bfloat16"]) / "sets"
-        bench = Bench(trajectory, folder, images, crops, o["device"], *iterations, views, **computed)
+        bench = Bench(trajectory, folder, images, crops, o["device"], *numbers, views, **computed)
+        methods = methods_of(bench, o["methods"])
         architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
         if table.missing(name, UNTRAINED, 0, students, ["-"], bfloat16=bench.bfloat16):
             table.add(fixed_rows(bench, name, students))
-        for method in filter(None, o["methods"].split(";")) if o["methods"] else permitted(bench):
+        for method in methods:
             for per_class in (int(count) for count in o["per_class"].split(",")):
                 missing = table.missing(
                     *(name, method, per_class, students, kinds),

@@ -18,7 +18,8 @@ from server.labeller import Labeller
 
 @dataclass(frozen=True)
 class Bench:
-    """What a method may use; what it looks at of it stands in its row. Sets that were made are kept in ``folder``."""
+    """What a method may use; what it looks at of it stands in its row. Sets that were made are kept in ``folder``; a
+    selection looks at ``selection_images`` training images (0: at all)."""
 
     trajectory: Trajectory
     folder: Path
@@ -27,6 +28,7 @@ class Bench:
     device: str
     iterations: int
     rival_iterations: int
+    selection_images: int = 0
     views: ViewPlan | None = None
     compiled: bool = False
     bfloat16: bool = False

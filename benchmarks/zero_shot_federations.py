@@ -59,6 +59,7 @@ def _one_shot(alpha: float, architecture: str = "convnet:128", *, local_epochs: 
 FEDERATIONS: dict[str, Federation] = {
     "digits": Federation(_small(), 8),
     "digits-iid": Federation(_small(partitioner="iid", rounds=20, local_epochs=2), 8),
+    "digits-few": Federation(_small(partitioner="iid", local_epochs=20), 2, 100),
     "digits-batch-norm": Federation(_small(architecture="convnet:64:batch", partitioner="iid"), 8),
     "digits-one-shot-0.1": Federation(_small(rounds=1, local_epochs=40, dirichlet_alpha=0.1), 5),
     "digits-one-shot-0.3": Federation(_small(rounds=1, local_epochs=40, dirichlet_alpha=0.3), 5),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
+import click
 import torch
 
 from benchmarks.zero_shot_bench import Bench, Made, Method, class_labels
@@ -44,8 +45,10 @@ def _random_real(bench: Bench, per_class: int, seed: int) -> Made:
 
 
 def _selected_real(bench: Bench, per_class: int, seed: int) -> Made:
-    """Images with the largest multipliers; the selection looks at every training image."""
-    images, labels = bench.images.train, bench.images.train_labels
+    """Images with the largest multipliers, of as many random training images as the bench lets a selection look at."""
+    order = torch.randperm(len(bench.images.train_labels), generator=torch.Generator().manual_seed(seed))
+    looked_at = order[: bench.selection_images or None]
+    images, labels = bench.images.train[looked_at], bench.images.train_labels[looked_at]
     found = select(
         bench.teacher.model,
         lambda indices: images[list(indices)],
@@ -198,10 +201,24 @@ def permitted(bench: Bench) -> list[str]:
     return [name for name in METHODS if name not in without and (norm == "batch" or "batch-norm" not in name)]
 
 
+def methods_of(bench: Bench, names: str) -> list[str]:
+    """Those named, or all that the bench permits.
+
+    Raises:
+        click.UsageError: there is no method of a name, or this bench lacks what it needs.
+    """
+    named = list(filter(None, names.split(";")))
+    unknown = [name for name in named if name not in permitted(bench)]
+    if unknown:
+        raise click.UsageError(f"not possible here: {'; '.join(unknown)}. Choose of: {'; '.join(permitted(bench))}")
+    return named or permitted(bench)
+
+
 def make(bench: Bench, name: str, per_class: int, seed: int) -> tuple[Made, float]:
     """The set of one method and the seconds it took, from the disk where it was made before; a picture lies beside it,
     a row for each class."""
-    options = f"{bench.iterations}-{bench.rival_iterations}{'-compiled' if bench.compiled else ''}"
+    numbers = [bench.iterations, bench.rival_iterations, *([bench.selection_images] if bench.selection_images else [])]
+    options = "-".join(map(str, numbers)) + ("-compiled" if bench.compiled else "")
     path = bench.folder / f"{name}, {per_class} per class, {seed}, {options}.pt"
     if not path.exists():
         started = time.perf_counter()
