@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.zero_shot_federations import Images, Trajectory
 from benchmarks.zero_shot_rivals import RealData
-from dsv import Compute, ViewPlan
+from dsv import Compute, ViewPlan, accuracy
 from protos.checkpoint import Checkpoint
 from server.labeller import Labeller
 
@@ -42,6 +43,12 @@ class Bench:
     def teacher(self) -> Checkpoint:
         """The global model after the last round."""
         return self.trajectory.checkpoint(self.trajectory.rounds[-1])
+
+    @cached_property
+    def teacher_accuracy(self) -> float:
+        """Share of all test images."""
+        teacher = self.teacher
+        return accuracy(teacher.model, self.images.test, self.images.test_labels, teacher.task, device=self.device)
 
     @property
     def labeller(self) -> Labeller:

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.students import trained_form
 from client.data import open_split
 from client.partition import partition_of
-from dsv import ModelSpec, Task, accuracy, build_model, train
+from dsv import ModelSpec, Task, build_model, train
 from protos.checkpoint import Checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
 
@@ -170,11 +170,9 @@ def federate(
                 train(runs, images.train[own], images.train_labels[own], task, config, seed=seed, device=device)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_file(_cpu(model.state_dict()), path)
+                print(f"{name}: round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)
             clients[-1].append(load_file(path))
-            print(f"{name}: round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)
         rounds.append(_average(clients[-1], [len(part) for part in parts]))
-    model.load_state_dict(rounds[-1])
-    print(f"{name}: {accuracy(model, images.test, images.test_labels, task, device=device):.1%}", file=sys.stderr)
     return Trajectory(settings.model_spec(), task, rounds, clients, [len(part) for part in parts])
 
 
