@@ -15,7 +15,7 @@ from deploy.addresses import Address
 from deploy.doctor_server import check_server
 from deploy.findings import Finding, bad, fine, worrying
 from deploy.pem import read_certificate
-from dsv import DsvError, picture_paths
+from dsv import KNOWN_TASKS, DsvError, picture_paths, read_picture
 
 _EXPIRES_SOON = timedelta(days=30)
 _DISK_LEAST_BYTES, _DISK_LITTLE_BYTES = 500_000_000, 5_000_000_000
@@ -161,11 +161,9 @@ def _check_data(root: Path) -> Iterator[Finding]:
 
 
 def _decodes(path: Path) -> bool:
-    from PIL import Image
-
+    """Whether training could read it."""
     try:
-        with Image.open(path) as opened:
-            opened.load()
-    except Exception:  # whatever Pillow raises: training would stop at this file
+        read_picture(path, KNOWN_TASKS["digits"])
+    except DsvError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from dsv.errors import DsvError
 from dsv.task import Task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image."""
@@ -21,16 +25,19 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def read_picture(path: Path, task: Task) -> Tensor:
-    """(C, H, W) uint8 of a picture, its middle square resized to the task's size (bilinear).
+    """(C, H, W) uint8 of a picture, upright as its EXIF says, its middle square resized to the task's size (bilinear).
 
     Raises:
-        DsvError: the file cannot be decoded.
+        DsvError: the file cannot be decoded, or its grey values have 32 bits or are floats, whose range nobody tells.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("L" if task.channels == 1 else "RGB")
+            if opened.mode in ("I", "F"):
+                raise DsvError(f"image {path} has grey values of 32 bits; store it with 8 or 16, or remove it")
+            opened.load()
+            picture = _eight_bit(_upright(opened)).convert("L" if task.channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise DsvError(f"image {path} cannot be decoded; replace or remove it") from None
     side = task.image_size_px
@@ -41,6 +48,25 @@ def read_picture(path: Path, task: Task) -> Tensor:
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)
     pixels = numpy.asarray(picture).reshape(side, side, task.channels)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def _upright(picture: Picture) -> Picture:
+    """As a camera says that it was held."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # whatever a damaged EXIF raises: the picture itself may be whole
+        return picture
+
+
+def _eight_bit(picture: Picture) -> Picture:
+    """With 8 bits a channel; Pillow's own conversion would cut 16 bits off at 255."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((numpy.asarray(picture).astype(numpy.float32) / 257).round().astype(numpy.uint8))
+    return picture.convert("RGBA") if picture.mode == "P" and "transparency" in picture.info else picture
 
 
 def write_picture(path: Path, image: Tensor) -> None:
