@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +48,25 @@ class Checkpointing:
     every: int = 50
 
     def save(self, identity: str, state: SynthesisState) -> None:
-        """Write ``state`` of the run that ``identity`` names."""
+        """Write ``state`` of the run that ``identity`` names.
+
+        Raises:
+            DsvError: it cannot be written.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save({"identity": identity, **vars(state)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")  # the same run may be started twice
+        content = io.BytesIO()
+        torch.save({"identity": identity, **vars(state)}, content)
+        try:
+            with partial.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileNotFoundError):  # the same run, started twice, is over and has cleared it away
+                os.replace(partial, self.path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DsvError(f"cannot save the state {self.path}: {error.strerror}; free space or rights") from None
 
     def load(self, identity: str) -> SynthesisState | None:
         """The saved state, or None where nothing is saved or it belongs to another run.
@@ -72,4 +85,5 @@ class Checkpointing:
 
     def clear(self) -> None:
         """Forget the state: the run is over."""
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}.*.partial")):
+            path.unlink(missing_ok=True)

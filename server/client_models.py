@@ -10,15 +10,19 @@ import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from logging import WARNING
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord
+from flwr.supercore import log
 
-from dsv import DsvError, Ensemble, estimated_counts
+from dsv import DsvError, Ensemble, draw_dead_leaves, estimated_counts, predict
 from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from protos.exchange import load_record
 
 FOLDER = "client-models"
+_ASKED = 32
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,25 @@ def load_client_models(folder: Path, teacher: Checkpoint) -> list[Checkpoint]:
     for path, checkpoint in zip(paths, found, strict=True):
         if (checkpoint.spec, checkpoint.task) != (teacher.spec, teacher.task):
             raise DsvError(f"{path} is not a model of the teacher's architecture and task; remove it from the folder")
+    return found
+
+
+def usable(clients: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those whose answers are finite: weights may be finite, and pass the allow-list, and still answer NaN, by which
+    one client would end the labels of all. Each of the others is named in the log.
+
+    Raises:
+        DsvError: there is none.
+    """
+    found = []
+    for number, client in enumerate(clients):
+        pictures = draw_dead_leaves(_ASKED, client.task, torch.Generator().manual_seed(0))
+        if bool(torch.isfinite(predict(client.model, pictures, client.task)).all()):
+            found.append(client)
+        else:
+            log(WARNING, "left out client model %d of %d: its answers are not finite", number, len(clients))
+    if not found:
+        raise DsvError("no client's model gives finite answers; synthesise from the global model")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import BinaryIO
 
 from dsv import DsvError
 from protos import artefact
-from protos.files import TEMPORARY_PREFIX, write_atomically
+from protos.files import TEMPORARY_PREFIX, write_atomically, write_output
 from protos.transport import DIGEST, RELEASE_SUFFIX
 
 METADATA_FOLDER = "metadata"
@@ -115,6 +116,30 @@ class DirectoryStore(ReleaseStore):
     def state_path(self, name: str) -> Path:
         """Where an unfinished synthesis may keep its state; no release, and never listed."""
         return self._folder / f".unfinished-{name}.state"
+
+    def finished(self, name: str) -> str | None:
+        """The digest that ``mark_finished`` noted under a name, where its release is still in the store."""
+        with suppress(OSError):
+            digest = self._mark(name).read_text("ascii")
+            if DIGEST.fullmatch(digest) and self.path(digest).exists():
+                return digest
+        return None
+
+    def mark_finished(self, name: str, digest: str) -> None:
+        """Note which release came of a synthesis, for a run of several that is killed before its last.
+
+        Raises:
+            DsvError: it cannot be written.
+        """
+        write_output(self._mark(name), digest.encode("ascii"), "the mark")
+
+    def forget_finished(self, names: Iterable[str]) -> None:
+        """Take such notes away: the run is over."""
+        for name in names:
+            self._mark(name).unlink(missing_ok=True)
+
+    def _mark(self, name: str) -> Path:
+        return self._folder / f".finished-{name}"
 
     @property
     def metadata_folder(self) -> Path:

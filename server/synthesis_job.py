@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +22,14 @@ from dsv import (
     SynthesisConfig,
     ViewPlan,
     end_point_anchors,
+    model_digest,
     synthesize,
 )
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
-from server.client_models import load_client_models
+from server.client_models import load_client_models, usable
 from server.events import IterationDone, LeavesDrawn, Published, ViewsLabelled
 from server.frames import frame_keeper
 from server.labeller import Labeller
@@ -49,7 +52,8 @@ def publish_releases(
 ) -> None:
     """Synthesise every DSV set that ``settings`` ask for from ``teacher`` and publish each as soon as it is made.
 
-    The state of an unfinished synthesis lies in the store; the same call again goes on from there.
+    The state of an unfinished synthesis lies in the store, and so does a note of each release that is out: the same
+    call again goes on from there.
 
     Args:
         ranks: processes that share the synthesis; the first one publishes.
@@ -63,7 +67,7 @@ def publish_releases(
     compute, ranks = settings.compute(), ranks or Ranks()
     tell = on_event if ranks.rank == 0 else lambda event: None
     compute.place(teacher.model)
-    clients = load_client_models(client_models, teacher) if client_models else []
+    clients = usable(load_client_models(client_models, teacher)) if client_models else []
     labeller = Labeller.of(teacher, clients, compute.device)
     job = _Job(teacher, settings, _anchors(clients, labeller.model), labeller, ranks, tell, run_dir)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
@@ -76,14 +80,21 @@ def publish_releases(
         label=labeller.probabilities,
         on_drawn=lambda done, total: tell(LeavesDrawn(done, total)),
     )
-    for count in settings.releases:
-        checkpointing = Checkpointing(store.state_path(f"{count}-per-class"))
-        support_set = job.synthesised(count, starts[count], checkpointing)
-        if ranks.rank == 0:
-            content = job.encoded(support_set, count, plan)
-            digest = store.publish(content)
+    names = {count: job.name(count, starts[count]) for count in settings.releases}
+    for count, name in names.items():
+        digest = store.finished(name)
+        if digest is None:
+            checkpointing = Checkpointing(store.state_path(name))
+            support_set = job.synthesised(count, starts[count], checkpointing)
+            if ranks.rank != 0:
+                continue
+            digest = store.publish(job.encoded(support_set, count, plan))
+            store.mark_finished(name, digest)
             checkpointing.clear()
-            tell(Published(digest, count, len(content), str(store.path(digest).absolute())))
+        path = store.path(digest)
+        tell(Published(digest, count, path.stat().st_size, str(path.absolute())))
+    if ranks.rank == 0:
+        store.forget_finished(names.values())
 
 
 def _anchors(clients: Sequence[Checkpoint], labelling: nn.Module) -> Anchors | None:
@@ -104,6 +115,14 @@ class _Job:
     ranks: Ranks
     tell: Callable[[Told], None]
     run_dir: Path | None
+
+    def name(self, count: int, start: Start | None) -> str:
+        """Of the synthesis of ``count`` images a class: another one for all that would make another release."""
+        settings, digest = self.settings, hashlib.sha256(start.images.numpy().tobytes() if start else b"")
+        decided = [asdict(settings.synthesis(count)), settings.seed, settings.views, settings.image_encoding]
+        models = [model_digest(self.teacher.model), model_digest(self.labeller.model)]
+        digest.update(json.dumps([decided, asdict(settings.compute()), models, self.ranks.count]).encode())
+        return f"{count}-per-class-{digest.hexdigest()[:16]}"
 
     def synthesised(self, count: int, start: Start | None, checkpointing: Checkpointing) -> SupportSet:
         """The DSV set of ``count`` images a class."""

@@ -10,7 +10,7 @@ from protos import artefact
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors
 from protos.settings import CLIENTS, RunSettings
-from server.client_models import FOLDER, Upload, keep_client_models, load_client_models
+from server.client_models import FOLDER, Upload, keep_client_models, load_client_models, usable
 from server.events import Published
 from server.store import DirectoryStore
 from server.synthesis_job import publish_releases
@@ -85,3 +85,20 @@ def test_a_folder_without_models_or_with_others_is_named(teacher, task, kept, tm
     save_checkpoint(kept / "0009.safetensors", Checkpoint(build_model(spec, seed=0), spec, task))
     with pytest.raises(DsvError, match="0009.safetensors is not a model of the teacher's architecture"):
         load_client_models(kept, teacher)
+
+
+def test_a_client_whose_answers_are_no_numbers_is_left_out(teacher, kept, tmp_path):
+    """Weights may be finite, so that they pass the allow-list, and still answer NaN: one must not end all labels."""
+    absurd = build_model(teacher.spec, seed=9)
+    for parameter in absurd.parameters():
+        parameter.data.fill_(3e38)
+    save_checkpoint(kept / "0009.safetensors", Checkpoint(absurd, teacher.spec, teacher.task, 10))
+    clients = load_client_models(kept, teacher)
+    assert len(clients) == 4 and len(usable(clients)) == 3
+    published = []
+    publish_releases(
+        teacher, SETTINGS, DirectoryStore(tmp_path / "store"), client_models=kept, on_event=published.append
+    )
+    assert isinstance(published[-1], Published)
+    with pytest.raises(DsvError, match="no client's model gives finite answers"):
+        usable(clients[3:])
