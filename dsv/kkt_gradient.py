@@ -138,10 +138,8 @@ def _in_parts(
         share = len(leaf) / candidates.total
         prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
         images = torch.autograd.grad((batch.inputs * gradient).sum() + share * prior, leaf)[0]
-        # the distance is one for all ranks and batches: it is counted once, in equal parts
-        first = distance / engine.ranks.count if own.start == 0 else torch.zeros_like(distance)
         primal = share * primal_loss(logits, batch.labels)
-        yield _Part(own, images, slopes, torch.stack([primal, first, *(share * terms)]).detach())
+        yield _Part(own, images, slopes, torch.stack([primal, share * distance, *(share * terms)]).detach())
 
 
 def _at_once(

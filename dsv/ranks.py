@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch import distributed as group
 
+from dsv.errors import DsvError
+
 
 class Ranks:
     """This process's place among ``count`` of them; alone by default.
@@ -47,7 +49,13 @@ class Ranks:
 
 @contextmanager
 def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
-    """The ranks that ``torchrun`` started this process among, over nccl (CUDA) or gloo; alone without torchrun."""
+    """The ranks that ``torchrun`` started this process among, over nccl (CUDA) or gloo; alone without torchrun.
+
+    Of several ranks on one machine each takes its own card, which is what ``cuda`` means then.
+
+    Raises:
+        DsvError: a device such as ``cuda:1``, which all ranks would share.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks()
@@ -57,7 +65,12 @@ def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
     # before. (And not at the head of this file: some boards' builds of torch have no such module.)
     from torch.distributed import nn  # noqa: F401
 
-    backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+    chosen = torch.device(device)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if backend == "nccl":
+        if chosen.index is not None:
+            raise DsvError(f"{count} processes cannot share {device}; give --device cuda: each takes its own card")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     group.init_process_group(backend)
     try:
         if backend == "gloo":

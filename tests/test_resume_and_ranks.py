@@ -1,6 +1,7 @@
 """A killed synthesis goes on; several processes give what one gives; coarse to fine; presets."""
 
 import dataclasses
+import errno
 import os
 import signal
 import socket
@@ -19,9 +20,14 @@ from dsv import (
     DsvError,
     Ranks,
     SynthesisConfig,
+    ranks_of_torchrun,
     synthesize,
 )
 from protos.checkpoint import save_checkpoint
+from protos.settings import RunSettings
+from server.events import IterationDone, Published
+from server.store import DirectoryStore
+from server.synthesis_job import publish_releases
 
 CONFIG = SynthesisConfig(images_per_class=2, iterations=12, coarse_stages=2)
 
@@ -202,3 +208,94 @@ def test_labels_that_do_not_fit(teacher, task):
     for labels in (torch.tensor([10]), torch.tensor([]), torch.ones(2, 9), torch.tensor([0.5])):
         with pytest.raises(DsvError, match="labels must"):
             synthesize(teacher.model, task, CONFIG, seed=0, labels=labels)
+
+
+def iterations_of(teacher, store, **changed):
+    """Which releases' steps a job takes, one entry for each step, and the digests that it publishes."""
+    steps, digests = [], []
+
+    def told(event):
+        if isinstance(event, IterationDone):
+            if event.images_per_class == changed.get("killed_in") and event.iteration == 6:
+                raise KeyboardInterrupt
+            steps.append(event.images_per_class)
+        if isinstance(event, Published):
+            digests.append(event.digest)
+
+    options = {"images_per_class": "1,2", "iterations": 8, "views": "0", **changed}
+    options.pop("killed_in", None)
+    publish_releases(teacher, RunSettings(**options), store, on_event=told)
+    return steps, digests
+
+
+def test_releases_that_are_out_are_not_made_again(teacher, tmp_path):
+    store, calm = DirectoryStore(tmp_path / "killed"), DirectoryStore(tmp_path / "calm")
+    with pytest.raises(KeyboardInterrupt):
+        iterations_of(teacher, store, killed_in=2)
+    steps, digests = iterations_of(teacher, store)
+    assert set(steps) == {2}
+    assert digests == iterations_of(teacher, calm)[1]
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == sorted(f"{d}.dsv" for d in digests)
+    assert set(iterations_of(teacher, store)[0]) == {1, 2}, "a run that is over is made anew"
+    with pytest.raises(KeyboardInterrupt):
+        iterations_of(teacher, store, killed_in=2)
+    for changed in ({"seed": 1}, {"image_encoding": "raw"}, {"iterations": 9}):
+        assert 1 in iterations_of(teacher, store, **changed)[0], "another release"
+
+
+def test_two_syntheses_in_one_store_keep_apart(teacher, task, tmp_path):
+    store = DirectoryStore(tmp_path / "store")
+    one, other = (Checkpointing(store.state_path(name), every=1) for name in ("a", "b"))
+    states = []
+    for number, kept in enumerate((one, other)):
+        run = {"images_per_class": 1, "iterations": 2 + number}
+        config = SynthesisConfig(**run)
+        synthesize(teacher.model, task, config, seed=0, checkpointing=kept)
+        states.append(kept.path.read_bytes())
+    assert one.path.read_bytes() == states[0]
+    one.clear()
+    assert other.path.read_bytes() == states[1]
+
+
+def test_the_same_run_twice_at_once_ends_twice(teacher, task, tmp_path):
+    kept = Checkpointing(tmp_path / "state", every=1)
+    other = Checkpointing(tmp_path / "state", every=1)
+
+    def disturb(done, terms):
+        other.clear()  # as the faster of the two does at its end
+
+    config = SynthesisConfig(images_per_class=1, iterations=3)
+    synthesize(teacher.model, task, config, seed=0, checkpointing=kept, on_iteration=disturb)
+    kept.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_cannot_be_saved_is_one_clear_line(teacher, task, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dsv.resume.os.fsync", full)
+    config = SynthesisConfig(images_per_class=1, iterations=3)
+    with pytest.raises(DsvError, match="cannot save the state .*No space left on device; free space"):
+        synthesize(teacher.model, task, config, seed=0, checkpointing=Checkpointing(tmp_path / "state", every=1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_do_not_share_a_card(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DsvError, match="2 processes cannot share cuda:1"), ranks_of_torchrun("cuda:1"):
+        pass
+
+
+def test_every_rank_takes_its_own_card(monkeypatch):
+    """There is no card here, so the calls are watched."""
+    taken = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setattr("dsv.ranks.group.init_process_group", taken.append)
+    monkeypatch.setattr("dsv.ranks.group.get_rank", lambda: 1)
+    monkeypatch.setattr("dsv.ranks.group.destroy_process_group", lambda: taken.append("end"))
+    with ranks_of_torchrun("cuda") as ranks:
+        assert (ranks.rank, ranks.count) == (1, 2)
+    assert taken == [1, "nccl", "end"]
