@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from dsv.augmentation import Augmentation
@@ -61,11 +62,17 @@ class SynthesisConfig:
             raise DsvError(f"coarse stages must be 1 to 8, got {self.coarse_stages}")
         if self.iterations < self.coarse_stages:
             raise DsvError(f"{self.coarse_stages} coarse stages need as many iterations, got {self.iterations}")
-        negative = [
-            f.name for f in dataclasses.fields(self) if f.name.endswith("_weight") and getattr(self, f.name) < 0
-        ]
-        if negative:
-            raise DsvError(f"{negative[0].replace('_', ' ')} must not be negative, got {getattr(self, negative[0])}")
+        self._check_reals()
+
+    def _check_reals(self) -> None:
+        for f in dataclasses.fields(self):
+            name, value = f.name.replace("_", " "), getattr(self, f.name)
+            if isinstance(f.default, float) and not math.isfinite(value):
+                raise DsvError(f"{name} must be a finite number, got {value}")
+            if (f.name.endswith("_weight") or f.name == "noise") and value < 0:
+                raise DsvError(f"{name} must not be negative, got {value}")
+            if f.name in {"translate", "crop", "cutout"} and not 0 <= value < 1:
+                raise DsvError(f"{name} is a fraction of the side, from 0 to below 1, got {value}")
 
     @property
     def weights(self) -> KktWeights:

@@ -73,6 +73,8 @@ def check_evaluation(content: RecordDict) -> None:
 def _check_metrics(metrics: MetricRecord, allowed: frozenset[str]) -> None:
     if unknown := set(metrics) - allowed:
         raise RefusedError(f"metric {_named(unknown)} is not on the allow-list")
+    if missing := allowed - set(metrics):  # Flower ends the run where one client's metrics are others than the rest's
+        raise RefusedError(f"metric {_named(set(missing))} is missing")
     examples = metrics.get(EXAMPLES)
     if type(examples) is not int or not 1 <= examples <= MAX_EXAMPLES:
         raise RefusedError(f"{EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}")

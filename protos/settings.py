@@ -137,12 +137,7 @@ class RunSettings:
     store: str = option("", "folder of the server that takes the releases; empty: releases/ in the run's folder")
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            choices = entry.metadata["choices"]
-            if choices and getattr(self, entry.name) not in choices:
-                raise DsvError(
-                    f"{key_of(entry)} {getattr(self, entry.name)!r} is unknown; choose one of: {', '.join(choices)}"
-                )
+        self._check_fields()
         for name in ("rounds", "local_epochs", "local_batch_size", "min_train_nodes", "min_available_nodes"):
             if getattr(self, name) < 1:
                 raise DsvError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -157,6 +152,20 @@ class RunSettings:
         ImageEncoding(self.image_encoding)
         for count in self.releases:
             self.synthesis(count)
+
+    def _check_fields(self) -> None:
+        for entry in fields(self):
+            choices = entry.metadata["choices"]
+            if choices and getattr(self, entry.name) not in choices:
+                raise DsvError(
+                    f"{key_of(entry)} {getattr(self, entry.name)!r} is unknown; choose one of: {', '.join(choices)}"
+                )
+            if isinstance(entry.default, float) and not math.isfinite(getattr(self, entry.name)):
+                raise DsvError(f"{key_of(entry)} must be a finite number, got {getattr(self, entry.name)}")
+        if not self.start:  # as a path, it would be the current folder
+            raise DsvError("start is empty; give auto, noise, dead-leaves or a folder of public images")
+        if not 0 <= self.seed < 2**63:
+            raise DsvError(f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Scalar]) -> RunSettings:

@@ -187,7 +187,7 @@ class GuardedFedAvg(FedAvg):
 
 def _reason_to_refuse(reply: Message, check: Callable[[RecordDict], None]) -> str | None:
     if reply.has_error():
-        return f"error {reply.error.code}: {(reply.error.reason or '').strip()[:200]}"
+        return f"error {reply.error.code}: {(reply.error.reason or '').strip()[:200]!r}"  # the other side's words
     try:
         check(reply.content)
     except allowlist.RefusedError as refusal:

@@ -33,7 +33,6 @@ def instruction(record=None, config=None, **more) -> RecordDict:
 
 def test_what_is_allowed_passes():
     allowlist.check_reply(reply(), LAYOUT)
-    allowlist.check_reply(reply(metrics={"num-examples": 1}), LAYOUT)
     allowlist.check_instruction(instruction(), LAYOUT)
 
 
@@ -143,3 +142,9 @@ def test_names_from_the_other_side_are_cut_in_the_message():
     with pytest.raises(RefusedError) as caught:
         allowlist.check_reply(reply(arrays(**{"y" * 5000: PIXELS})), LAYOUT)
     assert len(str(caught.value)) < 200
+
+
+def test_every_metric_is_there():
+    """Flower ends the whole run where the metrics of one client are others than the rest's."""
+    with pytest.raises(RefusedError, match="metric 'train-loss' is missing"):
+        allowlist.check_reply(reply(metrics={"num-examples": 1}), LAYOUT)

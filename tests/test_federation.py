@@ -64,8 +64,15 @@ def test_what_each_client_sent_is_kept_of_the_last_round_alone():
     assert sorted(sent) == [(1.0, 7), (3.0, 9)]
 
 
+def without_loss() -> RecordDict:
+    """Flower itself would end the whole run at it."""
+    made = content(1.0)
+    del made.metric_records["metrics"]["train-loss"]
+    return made
+
+
 def raises(message: Message) -> Message:
-    return Message(Error(code=2, reason="boom"), reply_to=message)
+    return Message(Error(code=2, reason="boom\nround 3: all is well"), reply_to=message)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,8 @@ def raises(message: Message) -> Message:
         (says(content(1.0, w=None)), "array 'w' of the model is missing"),
         (says(content(1.0, pixels=numpy.zeros((5, 1, 8, 8), numpy.uint8))), "array 'pixels' is not one of"),
         (says(RecordDict()), "record 'arrays' is missing"),
-        (raises, "error 2: boom"),
+        (says(without_loss()), "metric 'train-loss' is missing"),
+        (raises, "error 2: 'boom\\nround 3: all is well'"),
     ],
 )
 def test_a_bad_reply_is_refused_and_named_and_the_round_goes_on(bad, reason, caplog):
@@ -182,6 +190,12 @@ def test_settings_speak_flowers_language():
         ({"images_per_class": "0"}, "images per class must be at least 1"),
         ({"images_per_class": "ten"}, "whole numbers separated by commas"),
         ({"dirichlet_alpha": 0.0}, "dirichlet-alpha must be positive"),
+        ({"seed": -1}, "seed must lie in 0 to"),
+        ({"start": ""}, "start is empty; give auto"),
+        ({"local_learning_rate": float("inf")}, "local-learning-rate must be a finite number"),
+        ({"image_step": float("nan")}, "image-step must be a finite number"),
+        ({"cutout": 1.5}, "cutout is a fraction of the side"),
+        ({"noise": -1.0}, "noise must not be negative"),
     ],
 )
 def test_bad_settings(change, message):
