@@ -15,7 +15,7 @@ from typing import IO
 
 import grpc
 
-from client.server_link import TIMEOUT_S, BreakError, Server, as_server
+from client.server_link import TIMEOUT_S, BreakError, PastEndError, Server, as_server
 from client.slowness import Patience, SlownessGuard
 from client.verification import signed_releases
 from dsv import DsvError, SupportSet
@@ -156,8 +156,13 @@ class _Fetch:
         with partial.open("a+b") as opened:
             self._lock(opened)
             resumed = opened.tell() > 0
-            content = self._fetched(opened)
-            right = artefact.digest(content) == self._digest
+            try:
+                content = self._fetched(opened)
+                right = artefact.digest(content) == self._digest
+            except PastEndError:
+                if not resumed:
+                    raise
+                right = False
             if resumed and not right:
                 opened.truncate(0)  # the rest of an earlier try may have been damaged where it lay
                 content = self._fetched(opened)

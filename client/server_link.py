@@ -11,6 +11,7 @@ import grpc
 
 from dsv import DsvError
 from protos import release_pb2_grpc
+from protos.pem_check import check_authority, check_pair
 from protos.transport import AUTHORIZATION, BEARER, CLIENT_OPTIONS, host_of, is_loopback
 
 TIMEOUT_S = 60.0
@@ -29,6 +30,10 @@ class BreakError(DsvError):
     """The same call may succeed a little later."""
 
 
+class PastEndError(DsvError):
+    """What was asked for begins behind the end of the release."""
+
+
 @dataclass(frozen=True)
 class DeviceTls:
     """PEM files: the authority that signed the server's certificate, and a device's own pair where one is asked for."""
@@ -41,12 +46,16 @@ class DeviceTls:
         """What gRPC needs of them.
 
         Raises:
-            DsvError: a file that cannot be read, or half a pair.
+            DsvError: a file that cannot be read or is no PEM, half a pair, or two halves that do not fit.
         """
         if (self.certificate is None) != (self.key is None):
             raise DsvError("a device's certificate and its key go together: give both, or none")
+        authority = _read(self.ca, "CA")
         own = [_read(path, what) for path, what in ((self.key, "key"), (self.certificate, "certificate")) if path]
-        return grpc.ssl_channel_credentials(_read(self.ca, "CA"), *own)
+        check_authority(self.ca)
+        if self.certificate and self.key:
+            check_pair(self.certificate, self.key)
+        return grpc.ssl_channel_credentials(authority, *own)
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class Server:
             grpc.StatusCode.UNIMPLEMENTED: "is no DSV distribution service; check the address",
             grpc.StatusCode.UNAUTHENTICATED: f"refused this device: {details}; give its token with --token-file",
         }
-        kind = BreakError if code in _BREAKS else DsvError
+        kind = BreakError if code in _BREAKS else PastEndError if code is grpc.StatusCode.OUT_OF_RANGE else DsvError
         return kind(f"server {self.address} {messages.get(code, f'refused: {code.name}: {details}')}")
 
     def _channel(self) -> grpc.Channel:
@@ -132,7 +141,9 @@ class Server:
 
     def _tls_hint(self, details: str) -> str:
         if "ssl" not in details.lower() and "handshake" not in details.lower() and "certificate" not in details.lower():
-            return "" if self.tls else ", and whether it asks for TLS (--ca)"
+            if self.tls is None:
+                return ", and whether it asks for TLS (--ca)"
+            return ", and whether it asks for a device's certificate, and of which authority (--certificate, --key)"
         return f", --ca, and whether it asks for a device's certificate ({details.splitlines()[0][-160:]})"
 
 

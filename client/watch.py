@@ -11,19 +11,28 @@ import grpc
 from client.download import ReleaseInfo, list_releases
 from client.server_link import BreakError, Server
 from client.slowness import Patience
+from dsv import DsvError
 from protos import release_pb2
 
 _PAUSE_S = 1.0
 
 
 def new_releases(
-    server: Server, known: set[str], *, look_interval_s: float = 3600.0, sleep: Callable[[float], None] = time.sleep
+    server: Server,
+    known: set[str],
+    *,
+    look_interval_s: float = 3600.0,
+    sleep: Callable[[float], None] = time.sleep,
+    on_break: Callable[[DsvError], None] = lambda error: None,
 ) -> Iterator[ReleaseInfo]:
     """Yield every release that is not in ``known`` (digests, which grows), oldest first, and never end.
 
     The server's word that there is something new only makes this look; what is yielded comes from ``list_releases``,
     and so from signed metadata where there is trust. It looks once in ``look_interval_s`` in any case, so that a
     server that keeps silent is noticed by its metadata's expiry.
+
+    Args:
+        on_break: told why the server cannot be asked for now, at every try.
 
     Raises:
         DsvError: the server refuses this device for good.
@@ -39,8 +48,9 @@ def new_releases(
                     yield from _unknown(server, known)
                     if digest not in known:
                         sleep(_PAUSE_S)  # a server that makes digests up must not keep a device busy
-        except BreakError:
+        except BreakError as error:
             failures += 1
+            on_break(error)
             sleep(patience.backoff_s(failures) * random.uniform(0.5, 1))
 
 

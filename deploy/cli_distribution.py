@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from deploy.options import QUIET, HarnessSettings, options_of
+from deploy.options import QUIET, HarnessSettings, Within, options_of
 from deploy.server_options import Command, server_options
 from dsv import DsvError
 from protos.settings import RunSettings
@@ -26,8 +27,11 @@ _STORE = click.option("--store", required=True, type=_FILE, help="Folder of rele
 _KEYS = click.option("--keys", required=True, type=_FILE, help="Folder of signing keys.")
 
 
-def _limit(name: str, default: float, text: str) -> Callable[[Command], Command]:
-    return click.option(name, default=default, show_default=True, help=text)
+def _limit(
+    name: str, default: float, text: str, *, most: float = 1e9, least: float = 0.0
+) -> Callable[[Command], Command]:
+    kind = click.IntRange(int(least), int(most)) if isinstance(default, int) else Within(least, most)
+    return click.option(name, default=default, show_default=True, type=kind, help=text)
 
 
 @click.command()
@@ -41,11 +45,17 @@ def _limit(name: str, default: float, text: str) -> Callable[[Command], Command]
 @click.option("--tokens", type=_FILE, help="Only devices with a token of this file are let in; 'dsv keys token'.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus metrics over HTTP on this port.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of the metrics.")
-@_limit("--timestamp-hours", Lifetimes.timestamp / timedelta(hours=1), "How long devices believe the newest state.")
-@_limit("--peer-calls-per-s", Limits.calls_per_s, "Calls that one peer may make a second.")
-@_limit("--peer-calls-at-once", Limits.concurrent_calls, "Calls that one peer may have running.")
-@_limit("--active-downloads", Limits.active_downloads, "Downloads that send at the same time.")
-@_limit("--drain-s", ServeOptions.drain.total_seconds(), "Time that running calls have when it is stopped.")
+@_limit(
+    "--timestamp-hours",
+    Lifetimes.timestamp / timedelta(hours=1),
+    "How long devices believe the newest state.",
+    least=0.01,
+    most=87600,
+)
+@_limit("--peer-calls-per-s", Limits.calls_per_s, "Calls that one peer may make a second.", least=0.01)
+@_limit("--peer-calls-at-once", Limits.concurrent_calls, "Calls that one peer may have running.", least=1)
+@_limit("--active-downloads", Limits.active_downloads, "Downloads that send at the same time.", least=1)
+@_limit("--drain-s", ServeOptions.drain.total_seconds(), "Time that running calls have when it is stopped.", most=86400)
 @click.option("--insecure", is_flag=True, help="Listen to other machines without TLS.")
 def serve(store: Path, host: str, port: int, **values: Any) -> None:
     """Serve a store's releases over gRPC until interrupted."""
@@ -148,12 +158,14 @@ def bootstrap(**values: Any) -> None:
 @click.command()
 @server_options
 @click.option("--folder", required=True, type=_FILE, help="Where releases are kept, as <digest>.dsv.")
-@click.option("--count", default=0, show_default=True, help="Stop after so many releases; 0 goes on for ever.")
+@click.option(
+    "--count", default=0, show_default=True, type=click.IntRange(0), help="Stop after so many releases; 0: never."
+)
 def watch(server: Any, state: Path | None, folder: Path, count: int) -> None:
     """Fetch every release into a folder, and each new one as it is published; prints the files' names."""
     from deploy.newcomer import watch_releases
 
-    watch_releases(server, folder, count, click.echo)
+    watch_releases(server, folder, count, click.echo, partial(click.echo, err=True))
 
 
 @click.group()

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from client.bootstrap import train_newcomer
 from client.data import open_split
-from client.download import ReleaseInfo, download, list_releases
-from client.server_link import Server
+from client.download import ReleaseInfo, SlowServerError, download, list_releases
+from client.server_link import BreakError, Server
+from client.slowness import Patience
 from client.verification import state_folder
 from client.watch import new_releases
 from deploy.progress import display
 from deploy.report import format_bytes
-from dsv import DsvError, ModelSpec, Task, accuracy, checked_device, newcomer_training
+from dsv import DsvError, ModelSpec, accuracy, checked_device, newcomer_training
 from protos.checkpoint import Checkpoint, save_checkpoint
-from protos.settings import IMAGEFOLDER, RunSettings
+from protos.files import check_output, write_output
 from protos.transport import RELEASE_SUFFIX
 
 
@@ -46,15 +47,17 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         DsvError: anything that the user can mend.
     """
     checked_device(options.device)
+    for path, what in ((options.save_release, "release"), (options.save_model, "model")):
+        if path:
+            check_output(path, what)
     chosen = _chosen(options)
     got = download(
         options.server, chosen.digest, size_bytes=_signed_size(options.server, chosen), folder=_folder(options)
     )
     task = got.support_set.task
     if options.save_release:
-        options.save_release.write_bytes(got.content)
-    if options.data not in ("", IMAGEFOLDER):
-        _check_same_task(options.data, task)
+        write_output(options.save_release, got.content, "release")
+    test = open_split(options.data, options.data_root, "test", task) if options.data else None
     with display(quiet=options.quiet) as shown:
         shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
         targets = got.support_set.targets(options.labels)
@@ -72,20 +75,46 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         if options.save_model:
             save_checkpoint(options.save_model, Checkpoint(model, ModelSpec.parse(options.architecture, task), task))
             shown.say(f"model: {options.save_model}")
-        if options.data:
-            test = open_split(options.data, options.data_root, "test", task)
+        if test:
             score = accuracy(model, test.images(), test.labels, task, device=options.device)
             shown.say(f"test accuracy on {options.data}: {score:.1%} of {len(test)} images")
 
 
-def watch_releases(server: Server, folder: Path, count: int, say: Callable[[str], None]) -> None:
+def watch_releases(
+    server: Server,
+    folder: Path,
+    count: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+    *,
+    patience: Patience | None = None,
+) -> None:
     """Fetch every release into ``folder`` and each new one as it is published; ``count`` of them, 0 without end.
+
+    Args:
+        say: told the name of each file.
+        warn: told why the server cannot be asked, once for every reason in a row.
 
     Raises:
         DsvError: anything that the user can mend.
     """
-    for number, release in enumerate(new_releases(server, set()), 1):
-        download(server, release.digest, size_bytes=_signed_size(server, release), folder=folder)
+    told = ""
+
+    def broken(error: DsvError) -> None:
+        nonlocal told
+        if str(error) != told:
+            told = str(error)
+            warn(f"{told}; trying on")
+
+    for number, release in enumerate(new_releases(server, set(), on_break=broken), 1):
+        while True:
+            try:  # patient by itself: what comes out of it has lasted for minutes
+                size_bytes = _signed_size(server, release)
+                download(server, release.digest, size_bytes=size_bytes, folder=folder, patience=patience)
+                break
+            except (BreakError, SlowServerError) as error:
+                broken(error)
+        told = ""
         say(str(folder / (release.digest + RELEASE_SUFFIX)))
         if number == count:
             return
@@ -101,15 +130,6 @@ def _folder(options: NewcomerOptions) -> Path | None:
     if options.server.trust:
         return state_folder(options.server.trust) / "releases"
     return options.state
-
-
-def _check_same_task(data: str, task: Task) -> None:
-    own = RunSettings(data=data).task()
-    if (own.image_shape, own.classes) != (task.image_shape, task.classes):
-        raise DsvError(
-            f"data {data} ({own.classes} classes of {own.image_shape}) does not fit the release "
-            f"({task.classes} classes of {task.image_shape}); use data that does"
-        )
 
 
 def _chosen(options: NewcomerOptions) -> ReleaseInfo:

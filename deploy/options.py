@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -55,6 +56,21 @@ class HarnessSettings:
         return tuple(part.strip() for part in self.newcomers.split(","))
 
 
+class Within(click.FloatRange):
+    """A range of real numbers; click's own lets through what is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number.
+
+        Raises:
+            click.BadParameter: it lies outside, or is no number.
+        """
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is not a number", param, ctx)
+        return float(found)
+
+
 def options_of(
     settings: type[Any], *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()
 ) -> Callable[[Command], Command]:
@@ -65,12 +81,13 @@ def options_of(
             if (only and entry.name not in only) or entry.name in without:
                 continue
             choices = entry.metadata["choices"]
+            kind = click.IntRange(0, 2**63 - 1) if entry.name == "seed" else type(entry.default)
             switch = f"/--no-{key_of(entry)}" if type(entry.default) is bool else ""
             command = click.option(
                 f"--{key_of(entry)}{switch}",
                 entry.name,
                 default=entry.default,
-                type=click.Choice(choices) if choices else type(entry.default),
+                type=click.Choice(choices) if choices else kind,
                 show_default=entry.default != "",
                 help=entry.metadata["help"] + ".",
             )(command)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from client.server_link import DeviceTls, Server, Trust
+from deploy.addresses import Address
 from dsv import DsvError
 
 Command = Callable[..., Any]
@@ -35,6 +36,7 @@ def server_options(command: Command) -> Command:
     ) -> Any:
         if ca is None and (certificate or key):
             raise DsvError("--certificate and --key are for TLS; give the server's authority too, with --ca")
+        Address.parse(server)
         folder = state or _default_state()
         chosen = Server(
             server,
@@ -69,6 +71,9 @@ def _token(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return path.read_text("utf-8").strip()
+        token = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
-        raise DsvError(f"cannot read a token from {path}; name the file that holds it") from None
+        token = ""
+    if not token or not token.isprintable() or " " in token:
+        raise DsvError(f"cannot read a token from {path}; name the file that holds it, and nothing else")
+    return token

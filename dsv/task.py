@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dsv.errors import DsvError
 
 MAX_CLASSES = 65_535
+MAX_DEVIATION = 1_000_000
 MAX_IMAGE_SIZE_PX = 4_096
 
 
@@ -58,8 +59,10 @@ class Task:
         for name in self.class_names:
             if not isinstance(name, str) or not name or not name.isprintable():
                 raise DsvError(f"class name {name!r} is not printable text; rename the class")
-        if any(type(value) not in (int, float) for value in (*self.mean, *self.std)):
-            raise DsvError("a task's mean and std must be numbers")
+        numbers = (*self.mean, *self.std)
+        # whole numbers of a file may be beyond any float
+        if any(type(value) not in (int, float) or abs(value) > MAX_DEVIATION for value in numbers):
+            raise DsvError(f"a task's mean and std must be numbers up to {MAX_DEVIATION}")
 
     @property
     def classes(self) -> int:

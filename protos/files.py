@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dsv import DsvError
+
 TEMPORARY_PREFIX = ".publishing-"
 
 
@@ -32,6 +34,36 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_output(path: Path, what: str) -> None:
+    """See that a file can come to be at ``path``, before hours are spent on what it shall hold.
+
+    Args:
+        what: what it shall hold, for the message.
+
+    Raises:
+        DsvError: its folder is not there or not writable, or something else than a file is in its place.
+    """
+    if path.exists() and not path.is_file():
+        raise DsvError(f"cannot write {what} {path}: something else than a file is there; name another file")
+    if not path.parent.is_dir():
+        raise DsvError(f"cannot write {what} {path}: there is no folder {path.parent}; make it, or name another file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise DsvError(f"cannot write {what} {path}: {path.parent} is not writable; name another file")
+
+
+def write_output(path: Path, content: bytes, what: str) -> None:
+    """``write_atomically`` for a file that a user named.
+
+    Raises:
+        DsvError: as ``check_output``, or the disk is full.
+    """
+    check_output(path, what)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise DsvError(f"cannot write {what} {path}: {error.strerror}; name another file") from None
 
 
 def flush_folder(folder: Path) -> None:

@@ -13,7 +13,8 @@ import grpc
 
 from dsv import DsvError
 from protos import artefact
-from protos.files import write_atomically
+from protos.files import locked, write_atomically
+from protos.pem_check import check_authority, check_pair
 from server.signed_releases import Lifetimes
 
 
@@ -29,10 +30,13 @@ class TlsFiles:
         """What gRPC needs of them.
 
         Raises:
-            DsvError: a file that cannot be read.
+            DsvError: a file that cannot be read or is no PEM, or a key of another certificate.
         """
         pair = (read_file(self.key, "TLS key"), read_file(self.certificate, "TLS certificate"))
         authority = read_file(self.client_ca, "client CA") if self.client_ca else None
+        check_pair(self.certificate, self.key)
+        if self.client_ca:
+            check_authority(self.client_ca)
         return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
 
@@ -62,14 +66,19 @@ class Tokens:
         """Make a token for ``name``, add it to the file and return it; nothing else ever shows it.
 
         Raises:
-            DsvError: a name with a space, or a file that cannot be written.
+            DsvError: a name with a space, a file that cannot be written, or one of something else.
         """
         if not name.isprintable() or not name or " " in name:
             raise DsvError(f"a token's name is one word, got {name!r}")
         token = secrets.token_urlsafe(32)
-        before = path.read_bytes() if path.exists() else b""
         try:
-            write_atomically(path, before + f"{name} {_sha256(token)}\n".encode(), mode=0o600)
+            with locked(path.with_name(f".{path.name}.lock")):  # or one of two at once would be lost
+                before = b""
+                if path.exists():
+                    Tokens.read(path)  # never write into a file that is not one
+                    before = read_file(path, "tokens")
+                    before += b"" if before.endswith(b"\n") or not before else b"\n"
+                write_atomically(path, before + f"{name} {_sha256(token)}\n".encode(), mode=0o600)
         except OSError as error:
             raise DsvError(f"cannot write tokens {path}: {error.strerror}; choose another file") from None
         return token

@@ -68,6 +68,8 @@ class StoreWatcher:
             except (DsvError, OSError) as error:
                 self._metrics.signing_failures.inc()
                 log_event(logging.ERROR, "cannot sign", reason=str(error))
+            except Exception as error:  # nothing in a store may end the looking for good
+                log_event(logging.ERROR, "cannot look at the store", reason=repr(error))
 
     async def _look(self) -> None:
         found = await asyncio.to_thread(self._catalogue.list)

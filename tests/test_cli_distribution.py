@@ -8,16 +8,21 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from federation import Federation, release_bytes
 
+from client.download import download
+from client.server_link import BreakError, Server
 from deploy.cli import cli
+from deploy.newcomer import watch_releases
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.distribution import run_server
+from server.serve_options import Tokens
 from server.store import DirectoryStore
 
 
@@ -27,7 +32,7 @@ def dsv(*arguments):
 
 def refused(message, *arguments):
     result = dsv(*arguments)
-    assert result.exit_code == 1 and message in result.output, result.output
+    assert result.exit_code in (1, 2) and message in result.output, result.output
     assert "Traceback" not in result.output
 
 
@@ -76,6 +81,24 @@ def test_tokens(tmp_path):
     refused("a token's name is one word", "keys", "token", "--tokens", tmp_path / "tokens", "device 2")
 
 
+def test_a_tokens_file_is_never_spoiled(tmp_path):
+    path = tmp_path / "tokens"
+    first = Tokens.add(path, "device-1")
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # as an editor may leave it
+    second = Tokens.add(path, "device-2")
+    assert [Tokens.read(path).name_of(token) for token in (first, second)] == ["device-1", "device-2"]
+    path.write_bytes(b"something else")
+    refused(f"{path} is no file of tokens", "keys", "token", "--tokens", path, "device-3")
+    assert path.read_bytes() == b"something else"
+    refused("cannot read tokens", "keys", "token", "--tokens", tmp_path, "device-3")
+
+
+def test_two_tokens_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        tokens = list(pool.map(lambda name: Tokens.add(tmp_path / "tokens", name), map(str, range(8))))
+    assert sorted(filter(None, map(Tokens.read(tmp_path / "tokens").name_of, tokens))) == list(map(str, range(8)))
+
+
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
@@ -84,6 +107,11 @@ def test_tokens(tmp_path):
         ("TLS needs both --certificate and --key", ["--client-ca", "c.pem"]),
         ("cannot read TLS key none.key", ["--certificate", "none.pem", "--key", "none.key"]),
         ("cannot read tokens none", ["--tokens", "none"]),
+        ("are no pair in PEM", ["--certificate", __file__, "--key", __file__]),
+        ("nan is not a number", ["--timestamp-hours", "nan"]),
+        ("is not in the range", ["--timestamp-hours", "-5"]),
+        ("is not in the range", ["--drain-s", "inf"]),
+        ("is not in the range", ["--peer-calls-per-s", "0"]),
     ],
 )
 def test_servers_that_are_not_started(store, tmp_path, message, arguments):
@@ -99,6 +127,10 @@ def test_servers_that_are_not_started(store, tmp_path, message, arguments):
         ("cannot read a token from none", ["--server", "127.0.0.1:1", "--token-file", "none"]),
         ("cannot read CA none.pem", ["--server", "127.0.0.1:1", "--ca", "none.pem"]),
         ("cannot read root none.json", ["--server", "127.0.0.1:1", "--trust", "none.json"]),
+        ("holds no certificate in PEM", ["--server", "127.0.0.1:1", "--ca", __file__]),
+        ("cannot read a token from", ["--server", "127.0.0.1:1", "--token-file", __file__]),
+        ("address '127.0.0.1' is not HOST:PORT", ["--server", "127.0.0.1"]),
+        ("is not HOST:PORT", ["--server", "http://127.0.0.1:1"]),
     ],
 )
 def test_devices_that_are_told_what_is_missing(message, arguments, tmp_path):
@@ -118,6 +150,24 @@ def test_bootstrap_with_trust_keeps_what_it_fetched(tmp_path, support_set):
         other = Federation(tmp_path / "other")
         refused("another federation's server", *common, "--trust", other.root)
     assert [path.read_bytes() for path in (tmp_path / "state").glob(f"*/releases/*{RELEASE_SUFFIX}")] == [content]
+
+
+def test_a_watch_tells_why_it_waits(tmp_path, support_set, monkeypatch):
+    """A server that is away, before or in the middle of a download, ends no watch; its reason is told once."""
+    content, tries, said = release_bytes(support_set), [], []
+
+    def breaking(*arguments, **named):
+        tries.append(0)
+        if len(tries) < 4:
+            raise BreakError("away")
+        return download(*arguments, **named)
+
+    monkeypatch.setattr("deploy.newcomer.download", breaking)
+    store = DirectoryStore(tmp_path / "store")
+    store.publish(content)
+    with run_server(store) as address:
+        watch_releases(Server(address), tmp_path / "got", 1, lambda name: None, said.append)
+    assert said == ["away; trying on"] and len(list((tmp_path / "got").glob("*.dsv"))) == 1
 
 
 def test_watch(tmp_path, support_set):

@@ -220,3 +220,14 @@ def test_a_release_that_is_not_what_it_should_be_is_not_kept(tmp_path):
 def test_bytes_are_counted_as_protobuf_encodes_them(size):
     response = release_pb2.DownloadResponse(chunk=b"x" * size)
     assert client.download._message_bytes(response.chunk) == response.ByteSize() + 5
+
+
+@pytest.mark.parametrize("extra", [b"x", b"x" * 5000])
+def test_a_partial_file_that_is_too_long_is_fetched_anew(content, digest, tmp_path, extra):
+    """A server may have sent too much before it broke off; an honest one has nothing behind the release's end."""
+    store = MemoryStore()
+    store.publish(content)
+    (tmp_path / f".partial-{digest}").write_bytes(content + extra)
+    with run_server(store) as address:
+        assert download(address, digest, folder=tmp_path, size_bytes=len(content)).content == content
+        assert names(tmp_path) == [digest + RELEASE_SUFFIX]

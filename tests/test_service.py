@@ -172,3 +172,17 @@ def test_a_fault_in_the_server_tells_the_peer_nothing(content, monkeypatch):
         with pytest.raises(grpc.RpcError) as caught:
             list(stub_of(channel).Download(request, timeout=10))
     assert caught.value.code() is grpc.StatusCode.INTERNAL and "division" not in caught.value.details()
+
+
+def test_a_fault_while_looking_at_the_store_ends_no_watching(tmp_path, support_set, monkeypatch):
+    store, digests = DirectoryStore(tmp_path / "store"), []
+    digests.append(store.publish(release_bytes(support_set)))
+    found = store.list
+    with run_server(store, options=ServeOptions(look_interval_s=0.05)) as address:
+        news = new_releases(Server(address), set(), sleep=lambda s: time.sleep(0.05))
+        assert next(news).digest == digests[0]
+        monkeypatch.setattr(store, "list", lambda: 1 / 0)
+        time.sleep(0.3)
+        monkeypatch.setattr(store, "list", found)
+        digests.append(store.publish(release_bytes(support_set, 1)))
+        assert next(news).digest == digests[1]
