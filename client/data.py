@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from dsv import DsvError, Task, picture_paths, read_picture
+from dsv import KNOWN_TASKS, DsvError, Task, picture_paths, read_picture
 from protos.settings import IMAGEFOLDER
 
 SPLITS = ("train", "test")
@@ -52,14 +52,24 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
         task: what the images must fit.
 
     Raises:
-        DsvError: missing folder, empty or unknown class, or files that are not there and cannot be downloaded. A
-            corrupt image raises when it is loaded.
+        DsvError: missing folder, empty or unknown class, images of another size or number of classes, or files that
+            are not there and cannot be downloaded. A corrupt image raises when it is loaded.
     """
+    if data in KNOWN_TASKS:
+        _check_fits(data, KNOWN_TASKS[data], task)
     if data == "digits":
         return _digits(split)
     if data == IMAGEFOLDER:
         return _image_folder(root, split, task)
     return _torchvision(data, root, split)
+
+
+def _check_fits(data: str, own: Task, task: Task) -> None:
+    if (own.image_shape, own.classes) != (task.image_shape, task.classes):
+        raise DsvError(
+            f"data {data} ({own.classes} classes of {own.image_shape}) does not fit a model of "
+            f"{task.classes} classes of {task.image_shape}; use data that does"
+        )
 
 
 def device_images(root: str, task: Task) -> ImageSplit:

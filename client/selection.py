@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from client.data import ImageSplit, open_split
 from dsv import Compute, DsvError, Selection, SelectionConfig, select
 from protos.checkpoint import Checkpoint
@@ -16,16 +18,21 @@ def select_own_images(
     config: SelectionConfig,
     compute: Compute,
     *,
+    per_class: int = 1,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> tuple[Selection, ImageSplit]:
     """Multipliers of the training images of ``data`` under ``teacher``, and those images.
 
+    Args:
+        per_class: how many images of every class will be asked for.
+
     Raises:
-        DsvError: as ``open_split`` and ``select``, or images of other classes than the teacher's.
+        DsvError: as ``open_split`` and ``select``, or a class has fewer images than are asked for.
     """
     split = open_split(data, root, "train", teacher.task)
-    if len(split) and int(split.labels.max()) >= teacher.task.classes:
-        raise DsvError(f"data {data} has more classes than the teacher's {teacher.task.classes}; name its own data")
+    fewest = int(torch.bincount(split.labels, minlength=teacher.task.classes).min())
+    if per_class > fewest:
+        raise DsvError(f"a class has {fewest} images; ask for 1 to {fewest} per class")
     chosen = select(
         teacher.model, split.load, split.labels, teacher.task, config, compute=compute, on_iteration=on_iteration
     )

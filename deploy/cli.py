@@ -28,6 +28,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except DsvError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(_of_the_system(error)) from None
+        except MemoryError:
+            raise click.ClickException(
+                "not enough memory; choose fewer or smaller images, or a smaller model"
+            ) from None
         except ModuleNotFoundError as error:
             remedy = "install feddsv with its extra 'server' or, to simulate, 'simulation'"
             raise click.ClickException(f"this command needs {error.name}, which is not installed; {remedy}") from None
@@ -149,6 +155,12 @@ cli.add_command(cli_deploy.deploy)
 cli.add_command(cli_deploy.doctor)
 
 
+def _of_the_system(error: OSError) -> str:
+    """A full disk, a missing right and the like, wherever they show."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}; free space, or see to the rights"
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)  # unwinds, so that every process that was started is ended
 
@@ -156,6 +168,8 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Entry point."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _terminated)
     cli()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.addresses import Address
-from deploy.options import QUIET
+from deploy.options import QUIET, Within
 from dsv import DsvError
 
 _METER_PORT = 9096
@@ -44,7 +44,7 @@ def ledger(run: Path, out: tuple[Path, ...]) -> None:
 @_RUN
 @click.option(
     "--accuracy",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Within(0, 1, min_open=True),
     help="Share of test images that all ways must reach; default: what the run's best DSVs reach, less its spread.",
 )
 @click.option(

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from client.data import open_split
 from client.selection import select_own_images
+from deploy.console import table_console
 from deploy.options import QUIET, TEACHER, options_of
 from deploy.progress import display
 from dsv import (
@@ -26,6 +26,7 @@ from dsv import (
 )
 from protos import artefact
 from protos.checkpoint import load_checkpoint
+from protos.files import check_output, write_output
 from protos.settings import RunSettings
 from server.events import IterationDone, read_events
 
@@ -45,6 +46,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
     config = SelectionConfig(values["steps"], values["step"], values["distance"], values["stationary_parameters"])
     settings = RunSettings(**{name: values[name] for name in (*_DATA, "device", "micro_batch")})
     checkpoint = load_checkpoint(teacher)
+    check_output(out, "the selection")
     with display(quiet=quiet) as shown:
         found, _ = select_own_images(
             checkpoint,
@@ -52,6 +54,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
             settings.data_root,
             config,
             settings.compute(),
+            per_class=per_class,
             on_iteration=lambda done, d: shown.update("selection", done, config.iterations, f"distance {d:.4f}"),
         )
     chosen = found.coreset(per_class)
@@ -62,7 +65,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
         "sum_of_lambda": {n: float(s) for n, s in zip(checkpoint.task.class_names, found.per_class(), strict=True)},
         "distances": list(found.distances),
     }
-    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection")
     table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
     for label, name in enumerate(checkpoint.task.class_names):
         own = found.multipliers[found.labels == label]
@@ -70,7 +73,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
         table.add_row(
             Text(name), str(len(own)), f"{float(own.sum()):.4g}", str(int((own == 0).sum())), f"{float(top):.1%}"
         )
-    Console(highlight=False).print(table)
+    table_console().print(table)
     click.echo(f"distance {found.distances[0]:.4f} -> {found.distances[-1]:.4f}; selection written to {out}")
 
 
@@ -92,9 +95,9 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     table = Table("class", "sum of lambda", "test accuracy", "entropy of its DSVs (nats)")
     for label, name in enumerate(checkpoint.task.class_names):
         own = support_set.soft_labels[support_set.labels == label]
-        entropy = float(-(own * own.clamp(min=1e-12).log()).sum(1).mean()) if len(own) else float("nan")
-        table.add_row(Text(name), f"{float(sums[label]):.3f}", f"{float(accuracies[label]):.1%}", f"{entropy:.3f}")
-    Console(highlight=False).print(table)
+        entropy = f"{float(-(own * own.clamp(min=1e-12).log()).sum(1).mean()):.3f}" if len(own) else "-"
+        table.add_row(Text(name), f"{float(sums[label]):.3f}", f"{float(accuracies[label]):.1%}", entropy)
+    table_console().print(table)
     tested = torch.isfinite(accuracies)
     correlation = rank_correlation(sums[tested], accuracies[tested])
     click.echo(

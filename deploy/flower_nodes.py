@@ -83,7 +83,9 @@ class SuperNode:
         device_folder(self.data)
         config = f"data-root={_quoted(self.data)}"
         if self.backbone is not None:
-            config += f" backbone={_quoted(existing(self.backbone))}"
+            if not self.backbone.is_file():
+                raise DsvError(f"backbone {self.backbone} does not exist; name this device's copy of it")
+            config += f" backbone={_quoted(self.backbone)}"
         return [
             *(tool("flower-supernode"), "--superlink", str(self.server)),
             *("--root-certificates", str(existing(self.keys / "authority.crt"))),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deploy.console import table_console
 from deploy.report import format_bytes
 from deploy.terminal import print_pictures
 from dsv import DsvError, SupportSet
@@ -26,7 +26,7 @@ def print_release(path: Path, *, pictures: bool | None = None) -> None:
     content = _bytes_of(path)
     support_set = artefact.load(path)
     task, origin = support_set.task, support_set.provenance
-    console = Console(highlight=False)
+    console = table_console()
     encoding = artefact.encoding_of(content)
     console.print(f"release {artefact.digest(content)}", soft_wrap=True)
     facts = {

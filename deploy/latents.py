@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from deploy.console import table_console
 from deploy.picture_folder import new_folder
 from deploy.progress import Display
 from dsv import (
@@ -68,12 +69,12 @@ def run_interpolation(
         compute=settings.compute(),
         on_iteration=_reporter("interpolation", config.iterations, shown),
     )
-    (out / "interpolation.dsv").write_bytes(artefact.encode(found))
+    artefact.save(found, out / "interpolation.dsv")
     names = [f"{i:04d}_weight-{deltas[i // count]:g}" for i in range(len(found))]
     _write_images(out, names, found.images)
     # one row for every noise: along it only the label changes
     write_picture(out / STRIP, sheet([found.images[i::count] for i in range(count)]))
-    table = Table("weight", *(f"P({task.class_names[k]})" for k in (first, second)), "most probable")
+    table = Table("weight", *(escape(f"P({task.class_names[k]})") for k in (first, second)), "most probable")
     for delta, seen in zip(deltas, torch.split(found.soft_labels, count), strict=True):
         mean = seen.mean(0)
         best = Text(task.class_names[int(mean.argmax())])
@@ -112,10 +113,11 @@ def run_edit(
         compute=compute,
         on_iteration=_reporter("edit", config.iterations, shown),
     )
-    (out / "edit.dsv").write_bytes(artefact.encode(found))
+    artefact.save(found, out / "edit.dsv")
     _write_images(out, [f"{i:04d}_{path.stem}" for i, path in enumerate(paths)], found.images)
     write_picture(out / STRIP, sheet([before, found.images]))
-    table = Table("picture", "class before", "P(it) before", "after", f"P({task.class_names[label]}) before", "after")
+    wanted = escape(f"P({task.class_names[label]}) before")
+    table = Table("picture", "class before", "P(it) before", "after", wanted, "after")
     for path, old, new in zip(paths, seen, found.soft_labels, strict=True):
         own = int(old.argmax())
         shares = (old[own], new[own], old[label], new[label])
@@ -159,7 +161,8 @@ def run_mix(
     unmixed = predict(model, pictures, task, device=compute.device).argmax(dim=1)
     own = seen[:, torch.arange(len(paths)), unmixed].mean(dim=1)
     name = task.class_names[label]
-    table = Table("share of the DSV", f"mean P({name}), its class", "mean P(picture's class)", f"seen as {name}")
+    headings = "share of the DSV", f"mean P({name}), its class", "mean P(picture's class)", f"seen as {name}"
+    table = Table(*map(escape, headings))
     for part, probabilities, kept in zip(parts, seen, own, strict=True):
         taken = int((probabilities.argmax(dim=1) == label).sum())
         mean = float(probabilities[:, label].mean())
@@ -225,6 +228,6 @@ def _write_images(out: Path, names: list[str], images: Tensor) -> None:
 
 
 def _print(table: Table, out: Path) -> None:
-    console = Console(highlight=False)
+    console = table_console()
     console.print(table)
     console.print(f"written to {out}; all at a glance: {out / STRIP}", soft_wrap=True, markup=False)

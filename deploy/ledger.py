@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from deploy.console import table_console
 from deploy.meter import Count
 from deploy.report import format_bytes
 from deploy.result import LedgerRow, read_result
 from deploy.rows import as_row
 from deploy.tables import Row
 from dsv import DsvError
+from protos.files import write_output
 from server.message_bytes import CONTROL, WEIGHTS
 from server.run_folder import RESULT_FILE
 
@@ -98,12 +98,7 @@ def write_ledger(path: Path, rows: Sequence[LedgerRow]) -> None:
     Raises:
         DsvError: it cannot be written.
     """
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps({"ledger": ledger_rows(rows)}, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DsvError(f"cannot write {path}: {error.strerror}; name another folder") from None
+    write_output(path, (json.dumps({"ledger": ledger_rows(rows)}, indent=1) + "\n").encode(), "the ledger")
 
 
 def read_ledger(folder: Path) -> list[LedgerRow]:
@@ -128,7 +123,7 @@ def ledger_rows(rows: Iterable[LedgerRow]) -> list[Row]:
 
 def print_ledger(rows: Sequence[LedgerRow], folder: Path) -> None:
     """Sums by purpose and direction, and by party."""
-    console = Console(highlight=False)
+    console = table_console()
     console.print(f"ledger of {folder}", soft_wrap=True, markup=False)
     console.print(_table("Bytes by purpose", "purpose", rows, [row.purpose for row in rows]))
     moved = [row for row in rows if row.purpose != "raw_images_instead"]

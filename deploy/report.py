@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from deploy.console import table_console
 from deploy.result import RIVALS, NewcomerRow, Result, RivalRow
 
 
 def print_report(result: Result, run_dir: Path) -> None:
     """Newcomers, and beside them what they could have had instead."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a file has no edge to cut a figure off at
+    console = table_console()
     table = Table(
         title="Test accuracy of newcomers, and of what they could have had instead",
         title_justify="left",

@@ -43,6 +43,14 @@ _QUANTISED = {
 }
 
 
+def one_shots_to_measure(run: FinishedRun, measured: Sequence[Way], wanted: Sequence[str]) -> list[str]:
+    """Those teachers of the one-shot way that no measured way has, and that there are: of a part of a model, clients
+    make no ensemble."""
+    seen = {way.variant.split()[0] for way in measured if way.kind is Kind.ONE_SHOT_DSV}
+    whole = run.settings.trainable == WHOLE
+    return [kind for kind in wanted if kind not in seen and (whole or kind != "ensemble")]
+
+
 class SavingsBench:
     """Measures every way for one finished run.
 
@@ -82,8 +90,8 @@ class SavingsBench:
             yield lambda: self._random_real(target)
         if Kind.RAW_IMAGES not in have:
             yield self._raw_images
-        if Kind.ONE_SHOT_DSV not in have and one_shot:
-            yield lambda: self._one_shot(one_shot)
+        if wanted := one_shots_to_measure(self._run, measured, one_shot):
+            yield lambda: self._one_shot(wanted)
 
     def _test(self, model: nn.Module) -> float:
         task = self._run.settings.task()
@@ -165,9 +173,7 @@ class SavingsBench:
         made = one_shot(
             settings, self._data.train, self._data.parts, lambda done, of: self._display.update(name, done, of, "")
         )
-        teachers: dict[str, nn.Module] = {"average": made.average}
-        if settings.trainable == WHOLE:
-            teachers["ensemble"] = made.ensemble
+        teachers: dict[str, nn.Module] = {"average": made.average, "ensemble": made.ensemble}
         for kind, model in teachers.items():
             if kind in wanted:
                 score = self._test(model)

@@ -15,6 +15,7 @@ from deploy.savings import Kind, Way
 from deploy.savings_report import savings_rows
 from deploy.savings_words import Words, words
 from dsv import DsvError
+from protos.files import write_output
 
 FILE_NAME = "savings.json"
 
@@ -52,12 +53,7 @@ class Savings:
             "words": asdict(self.words()),
             "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         }
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise DsvError(f"cannot write {path}: {error.strerror}; make the run's folder writable") from None
+        write_output(path, (json.dumps(content, indent=1) + "\n").encode(), "the comparison")
 
 
 def read_ways(path: Path) -> tuple[Way, ...]:

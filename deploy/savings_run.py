@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from deploy.console import table_console
 from deploy.finished_run import FinishedRun
 from deploy.progress import Display
 from deploy.savings import Kind
-from deploy.savings_bench import SavingsBench
+from deploy.savings_bench import SavingsBench, one_shots_to_measure
 from deploy.savings_file import FILE_NAME, Savings, read_ways, target_of
 from deploy.savings_report import FOOTNOTE, savings_rows, sheets
 from deploy.tables import write_rows
@@ -49,7 +49,7 @@ def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savin
     if ways:
         display.say(f"measured before: {path}; --again measures anew")
     missing = set(Kind) - {way.kind for way in ways}
-    if missing - (set() if options.one_shot else {Kind.ONE_SHOT_DSV, Kind.ONE_SHOT_WEIGHTS}):
+    if missing - {Kind.ONE_SHOT_DSV, Kind.ONE_SHOT_WEIGHTS} or one_shots_to_measure(run, ways, options.one_shot):
         for part in SavingsBench(run, display).parts(ways, options.accuracy, options.one_shot):
             ways += part()
             kept()
@@ -62,7 +62,7 @@ def show(found: Savings, markdown: Path | None, out: Sequence[Path]) -> None:
     Raises:
         DsvError: a file cannot be written.
     """
-    console = Console(highlight=False)
+    console = table_console()
     for sheet in sheets(found.ways, found.target):
         sheet.show(console)
     console.print(FOOTNOTE)

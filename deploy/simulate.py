@@ -105,6 +105,10 @@ def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
     checked_device(settings.device)
     if harness.tensorboard:
         check_tensorboard()
+    for name in ("min_train_nodes", "min_available_nodes"):
+        if getattr(settings, name) > harness.clients:
+            wanted = f"{name.replace('_', '-')} {getattr(settings, name)}"
+            raise DsvError(f"{wanted} is more than the {harness.clients} clients; rounds would wait for ever")
     starting_model(settings)
     check_start(settings.start, settings.task(), max(settings.releases))
     plan_of(settings.views, settings.task(), settings.seed)

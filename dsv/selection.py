@@ -46,8 +46,8 @@ class SelectionConfig:
     stationary_parameters: str = "*"
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not self.step > 0:
-            raise DsvError("a selection needs at least 1 iteration and a positive step")
+        if self.iterations < 1 or not 0 < self.step < math.inf:
+            raise DsvError("a selection needs at least 1 iteration and a positive, finite step")
         if self.distance not in DISTANCES:
             raise DsvError(f"unknown distance {self.distance!r}; choose one of: {', '.join(DISTANCES)}")
 

@@ -123,10 +123,9 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = from_uint8(self.images[index : index + 1], self.task, dtype=torch.float32)
-        if len(image) == 0:
+        if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside a DSV set of {len(self)} images")
-        return image[0], int(self.labels[index])
+        return from_uint8(self.images[index][None], self.task, dtype=torch.float32)[0], int(self.labels[index])
 
     @property
     def label_kinds(self) -> tuple[str, ...]:

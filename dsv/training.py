@@ -94,7 +94,12 @@ def newcomer_training(steps: int = 0, targets: Targets | None = None) -> Trainin
         steps: 0 takes ``NEWCOMER_STEPS``; from labelled views, of which there is more to learn, ``VIEW_STEPS`` or as
             many as it takes to see each of them twice.
         targets: what it will be trained towards, where that is known.
+
+    Raises:
+        DsvError: fewer steps than none.
     """
+    if steps < 0:
+        raise DsvError(f"the steps of a newcomer must be at least 1, or 0 for as many as fit, got {steps}")
     batch_size = 24
     if isinstance(targets, LabelledViews):
         steps = steps or max(VIEW_STEPS, 2 * targets.plan.count // batch_size)

@@ -33,7 +33,7 @@ from protos.artefact_header import (
     views_of,
 )
 from protos.encodings import ImageEncoding
-from protos.files import write_atomically
+from protos.files import write_output
 from protos.label_bytes import level_bytes, probabilities_of, probability_bytes
 
 MAX_SIZE_BYTES = 1 << 30
@@ -58,12 +58,17 @@ def encode(
         label_views: from images to views of them that the teacher has labelled; without it, the set's own are written.
 
     Raises:
-        DsvError: unknown encoding, one that cannot write these images, or one that alters them without ``relabel``.
+        DsvError: unknown encoding, one that cannot write these images, or one that alters them without ``relabel``, or
+            without ``label_views`` where the set has views.
     """
     chosen = ImageEncoding(encoding)
     content = chosen.encode(support_set.images)
     if encoding != "raw":
-        support_set = _as_decoded(support_set, chosen, content, relabel)
+        views, support_set = support_set.views, _as_decoded(support_set, chosen, content, relabel)
+        if views is not None and support_set.views is None and label_views is None:
+            raise DsvError(
+                f"encoding {encoding} alters these images, so their views must be labelled anew: label_views"
+            )
     if label_views is not None:
         support_set = dataclasses.replace(support_set, views=label_views(support_set.images))
     arrays = {
@@ -102,17 +107,15 @@ def save(
     encoding: str = "raw",
     *,
     relabel: Callable[[Tensor], Tensor] | None = None,
+    label_views: Callable[[Tensor], LabelledViews] | None = None,
 ) -> str:
-    """Write a set as a release file and return its digest; ``encoding`` and ``relabel`` as in ``encode``.
+    """Write a set as a release file and return its digest; the options are those of ``encode``.
 
     Raises:
         DsvError: as ``encode``, or the file cannot be written.
     """
-    content = encode(support_set, encoding, relabel=relabel)
-    try:
-        write_atomically(Path(path), content)
-    except OSError as error:
-        raise DsvError(f"cannot write release {path}: {error.strerror}; name another file") from None
+    content = encode(support_set, encoding, relabel=relabel, label_views=label_views)
+    write_output(Path(path), content, "release")
     return digest(content)
 
 

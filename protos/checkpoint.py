@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import nn
 
 from dsv import DsvError, ModelSpec, Task, build_model
+from protos.files import write_output
 
 METADATA_KEY = "feddsv-model"
 
@@ -31,12 +32,17 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint`` to ``path``."""
+    """Write ``checkpoint`` to ``path``.
+
+    Raises:
+        DsvError: it cannot be written.
+    """
     described: dict[str, Any] = {"spec": asdict(checkpoint.spec), "task": asdict(checkpoint.task)}
     if checkpoint.examples is not None:
         described["examples"] = checkpoint.examples
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    path.write_bytes(safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(described, sort_keys=True)}))
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(described, sort_keys=True)})
+    write_output(path, content, "model")
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
@@ -54,13 +60,13 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         tuples = {name: tuple(described["task"][name]) for name in ("class_names", "mean", "std")}
         task = Task(**{**described["task"], **tuples})
         examples = None if described.get("examples") is None else int(described["examples"])
+        model = build_model(spec, seed=0)
     except OSError as error:
         raise DsvError(
             f"cannot read model {path}: {error.strerror or 'no such file'}; name a .safetensors file"
         ) from None
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError):
         raise DsvError(f"{path} is not a model written by dsv, or it is truncated; write it again") from None
-    model = build_model(spec, seed=0)
     try:
         model.load_state_dict(tensors)
     except RuntimeError:

@@ -81,4 +81,6 @@ def _load_backbone(model: nn.Module, path: Path, sha256: str, trainable: dict[st
         raise DsvError(
             f"backbone {path} lacks {missing[0]!r}, or it has another shape there; it must hold all frozen tensors"
         )
+    if not fitting:
+        raise DsvError(f"backbone {path} holds no tensor of this model; name weights of its architecture")
     model.load_state_dict(fitting, strict=False)

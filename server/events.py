@@ -137,10 +137,14 @@ _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event
 
 
 class EventLog:
-    """Appends events to a run's ``events.jsonl``; each line is on disk before ``write`` returns."""
+    """Appends events to a run's ``events.jsonl``, whose one writer it is; each line is in the file before ``write``
+    returns. What a killed writer left of a last line is taken away."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / FILE_NAME
+        if self._path.exists():
+            with self._path.open("r+b") as opened:
+                opened.truncate(opened.read().rfind(b"\n") + 1)
 
     def write(self, event: Event) -> None:
         """Append one event."""

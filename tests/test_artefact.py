@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsv import DsvError, LabelledViews, ViewPlan
 from protos import artefact
 from protos.artefact import ArtefactError
 
@@ -220,3 +221,21 @@ def test_class_names_that_a_terminal_must_not_see(content, name):
 def test_random_bytes(garbage):
     with pytest.raises(ArtefactError):
         artefact.decode(garbage)
+
+
+def test_views_of_altered_images_are_never_dropped_in_silence(support_set):
+    plan, count = ViewPlan(2), support_set.task.classes
+    views = LabelledViews(plan, torch.zeros(2, count, dtype=torch.uint8), 1.0, (0, 0))
+    labelled = dataclasses.replace(support_set, views=views)
+    assert artefact.decode(artefact.encode(labelled)).views is not None
+    soft = lambda images: support_set.soft_labels  # noqa: E731
+    with pytest.raises(DsvError, match="their views must be labelled anew: label_views"):
+        artefact.encode(labelled, "2-bit", relabel=soft)
+    anew = artefact.encode(labelled, "2-bit", relabel=soft, label_views=lambda images: views)
+    assert artefact.decode(anew).views is not None
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e300, float("nan")])
+def test_normalisation_beyond_any_float(support_set, number):
+    with pytest.raises(DsvError, match="mean"):
+        dataclasses.replace(support_set.task, mean=(number,))

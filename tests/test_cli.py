@@ -222,7 +222,7 @@ def test_bootstrap(content, tmp_path):
         assert load_checkpoint(tmp_path / "m.safetensors").spec.architecture == "resnet18"
         refused("has no release abc", *common, "--release", "abc")
         refused("unknown architecture", *common, "--architecture", "nonesuch")
-        refused("does not fit the release (10 classes of (1, 8, 8))", *common, "--data", "cifar10")
+        refused("does not fit a model of 10 classes of (1, 8, 8)", *common, "--data", "cifar10")
 
 
 def test_the_installed_command_prints_no_traceback_and_ends_on_a_signal(tmp_path):
@@ -238,6 +238,52 @@ def test_the_installed_command_prints_no_traceback_and_ends_on_a_signal(tmp_path
         assert served.wait(timeout=20) == 0
     finally:
         served.kill()
+
+
+def test_a_closed_terminal_ends_a_command_like_any_other_signal(tmp_path):
+    """What it started is ended by its context managers, which a plain hang-up would skip."""
+    script = f"""
+import contextlib, os, pathlib, signal, time
+from deploy import cli
+
+@contextlib.contextmanager
+def things():
+    try:
+        yield
+    finally:
+        pathlib.Path({str(tmp_path / "ended")!r}).touch()
+
+def work():
+    with things():
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(20)
+
+cli.cli = work
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 128 + 1 and (tmp_path / "ended").exists() and "Traceback" not in ended.stderr
+    ignored = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {script.replace('20', '0').strip()}"
+    kept = subprocess.run([sys.executable, "-c", ignored], capture_output=True, text=True, timeout=60, check=False)
+    assert kept.returncode == 0, "as nohup wants it"
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch, release):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "/somewhere/file")
+
+    monkeypatch.setattr("deploy.inspect.print_pictures", full)
+    refused("/somewhere/file: No space left on device; free space", "inspect", release, "--pictures")
+    monkeypatch.setattr("deploy.inspect.print_pictures", lambda *a: (_ for _ in ()).throw(MemoryError))
+    refused("not enough memory", "inspect", release, "--pictures")
+
+
+def test_a_release_or_model_that_cannot_be_kept_is_told_before_the_download(tmp_path):
+    common = ("bootstrap", "--server", "127.0.0.1:1")
+    refused("cannot write model", *common, "--save-model", tmp_path / "no" / "m")
+    refused("cannot write release", *common, "--save-release", tmp_path)
+    refused("is not in the range", *common, "--seed", "-1")
+    refused("is not in the range", *common, "--seed", "99999999999999999999")
 
 
 def test_a_part_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):

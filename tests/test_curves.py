@@ -17,6 +17,8 @@ from server.events import (
     IterationDone,
     RoundDone,
     RoundEvaluated,
+    SynthesisDone,
+    read_events,
 )
 
 pytestmark = pytest.mark.usefixtures("a_flower_task")
@@ -78,3 +80,11 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert done.exit_code == 0 and "tensorboard --logdir" in done.output
     with pytest.raises(DsvError, match=r"holds no events.jsonl"):
         write_curves(Path(tmp_path / "curves"), tmp_path / "more")
+
+
+def test_what_a_killed_writer_left_of_a_line_is_taken_away(tmp_path):
+    EventLog(tmp_path).write(SynthesisDone(1.0))
+    with (tmp_path / "events.jsonl").open("a") as opened:
+        opened.write('{"event": "Synthesi')
+    EventLog(tmp_path).write(SynthesisDone(2.0))
+    assert read_events(tmp_path) == [SynthesisDone(1.0), SynthesisDone(2.0)]

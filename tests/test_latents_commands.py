@@ -153,3 +153,15 @@ def test_help_describes_every_option():
     for name in ("interpolate", "edit", "mix"):
         assert dsv(name, "--help").exit_code == 0
         assert all(parameter.help for parameter in cli.commands[name].params)
+
+
+def test_class_names_of_strangers_are_shown_as_they_are(trained, task, tmp_path, pictures):
+    """They may look like a terminal's markup."""
+    names = ("a[/b]", "[bold]b", *task.class_names[2:])
+    save_checkpoint(tmp_path / "t.safetensors", replace(trained, task=replace(task, class_names=names)))
+    write_picture(tmp_path / "p.png", pictures[0])
+    options = ("--teacher", tmp_path / "t.safetensors", "--iterations", 1)
+    assert "P([bold]b)" in done("interpolate", *options, "--classes", "0,1", "--weights", "0", "--out", tmp_path / "i")
+    assert "P(a[/b])" in done(
+        "edit", *options, "--images", tmp_path / "p.png", "--target", "0", "--out", tmp_path / "e"
+    )

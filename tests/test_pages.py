@@ -21,6 +21,7 @@ from dsv import Frames, SynthesisConfig, class_accuracies, confusion_counts, syn
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 from protos.settings import RunSettings
+from server.events import EventLog, Failed
 from server.frames import frame_keeper, read_frames
 from server.run_folder import RESULT_FILE
 from server.store import DirectoryStore
@@ -187,6 +188,10 @@ def test_unfinished_and_old_runs_say_what_is_missing(tmp_path):
     text = write_report(old).read_text()
     for wanted in ("of another version", "No frames of the synthesis", "its file was altered"):
         assert wanted in text
+    ended = a_run(tmp_path / "ended", a_task(), (1,))
+    EventLog(ended).write(Failed("start folder /home/alice/scans has 3 images, 10 are needed; add images"))
+    text = write_report(ended).read_text()
+    assert "start folder …/scans has 3 images" in text and "alice" not in text
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "settings.json").write_text("{}")

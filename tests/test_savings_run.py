@@ -19,10 +19,14 @@ from client.data import open_split
 from client.partition import write_partition
 from deploy import savings_bench
 from deploy.cli import cli
+from deploy.finished_run import FinishedRun
 from deploy.one_shot import one_shot
 from deploy.options import HarnessSettings
 from deploy.quantised import sent_as
 from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
+from deploy.savings import Kind
+from deploy.savings_bench import one_shots_to_measure
+from deploy.savings_file import read_ways
 from deploy.savings_report import short_bytes, short_time
 from deploy.savings_words import short_rate
 from dsv import DsvError, accuracy, synthesize
@@ -261,3 +265,12 @@ def test_figures_for_people():
         "2.9 days",
     ]
     assert [short_rate(r) for r in (54.7, 590_000, 1_200_000)] == ["54.7 bit/s", "590 kbit/s", "1.2 Mbit/s"]
+
+
+def test_a_one_shot_teacher_that_was_left_out_is_measured_later(run, measured):
+    finished, ways = FinishedRun.open(run), read_ways(run / "savings.json")
+    without = [way for way in ways if not (way.kind is Kind.ONE_SHOT_DSV and way.variant.startswith("average"))]
+    assert len(without) == len(ways) - 1
+    assert one_shots_to_measure(finished, without, ("average", "ensemble")) == ["average"]
+    assert one_shots_to_measure(finished, ways, ("average", "ensemble")) == []
+    assert one_shots_to_measure(finished, without, ("ensemble",)) == []

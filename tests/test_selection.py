@@ -29,6 +29,7 @@ from dsv import (
     relative_l2,
     select,
 )
+from protos import artefact
 from protos.checkpoint import save_checkpoint
 
 PAIR = Task(1, 8, ("first", "second"), (0.3,), (0.4,), mirror=False)
@@ -158,8 +159,6 @@ def test_errors(teacher, task):
 
 
 def test_the_commands(teacher, support_set, tmp_path):
-    from protos import artefact
-
     save_checkpoint(tmp_path / "teacher.safetensors", teacher)
     (tmp_path / "set.dsv").write_bytes(artefact.encode(support_set))
     model = ["--teacher", str(tmp_path / "teacher.safetensors")]
@@ -173,3 +172,39 @@ def test_the_commands(teacher, support_set, tmp_path):
     assert "rank correlation of sum of lambda and test accuracy" in done.output
     done = CliRunner().invoke(cli, ["characterise", *model, "--release", str(tmp_path / "none.dsv")])
     assert done.exit_code == 1 and "cannot read release" in done.output
+
+
+@pytest.fixture
+def prepared(teacher, support_set, tmp_path):
+    """A teacher and a release."""
+    save_checkpoint(tmp_path / "t.safetensors", teacher)
+    artefact.save(support_set, tmp_path / "r.dsv")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "message"),
+    [
+        (
+            "select",
+            {"--out": "nowhere/s.json"},
+            "cannot write the selection nowhere/s.json: there is no folder",
+        ),
+        ("select", {"--out": "."}, "something else than a file is there"),
+        ("select", {"--per-class": "100000"}, "a class has 133 images; ask for 1 to 133"),
+        (
+            "select",
+            {"--data": "fashionmnist"},
+            "data fashionmnist (10 classes of (1, 28, 28)) does not fit a model of 10",
+        ),
+        ("select", {"--step": "inf"}, "a positive, finite step"),
+        ("characterise", {"--data": "fashionmnist"}, "data fashionmnist (10 classes of (1, 28, 28)) does not fit"),
+    ],
+)
+def test_mistakes_are_told_before_hours_of_work(prepared, monkeypatch, command, change, message):
+    monkeypatch.chdir(prepared)
+    monkeypatch.setattr("client.selection.select", lambda *arguments, **named: 1 / 0)
+    given = {"select": {"--out": "s.json"}, "characterise": {"--release": "r.dsv"}}[command]
+    options = {"--teacher": "t.safetensors", **given, **change}
+    result = CliRunner().invoke(cli, [command, *(part for pair in options.items() for part in pair)])
+    assert result.exit_code == 1 and message in result.output.replace("\n", " "), result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ from server.frames import Frame, read_frames
 from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER
 
 _Kind = TypeVar("_Kind")
+
+
+_ABSOLUTE = re.compile(r"(?<![\w./])/(?:[^\s,;:'\"]+/)*([^\s,;:'\"/]+)/?")
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,8 @@ def collect_run(run_dir: Path) -> RunFacts:
     if result and not result.confusions:
         missing.append(f"{RESULT_FILE} has no confusions; a run with the present version records them.")
     name = run_dir.resolve().name
-    told = [
-        sentence.replace(str(run_dir), name) for sentence in missing
-    ]  # pages are shared: no folders of this machine
+    # pages are shared: no folders of this machine
+    told = [_ABSOLUTE.sub(r"…/\1", sentence.replace(str(run_dir), name)) for sentence in missing]
     return RunFacts(name, result, releases, events, settings, told)
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from deploy.pages import words
 from dsv import DsvError
-from protos.files import write_atomically
+from protos.files import write_output
 
 LIMIT_BYTES = 5_000_000
 """No page is larger."""
@@ -61,10 +61,7 @@ def write_page(path: Path, page: Callable[[float], str]) -> Path:
         room /= 3
     else:
         raise DsvError(f"the page for {path} would have {len(content):,} bytes; the limit is {LIMIT_BYTES:,}")
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise DsvError(f"cannot write the page {path}: {error.strerror}; name another file with --out") from None
+    write_output(path, content, "the page")
     return path
 
 
