@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -30,7 +31,10 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from None
         except OSError as error:
             raise click.ClickException(_of_the_system(error)) from None
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            # torch's allocators, of the CPU and of CUDA, have no exception of their own in common
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+                raise
             raise click.ClickException(
                 "not enough memory; choose fewer or smaller images, or a smaller model"
             ) from None

@@ -62,8 +62,7 @@ def serve(store: Path, host: str, port: int, **values: Any) -> None:
     from server.distribution import run_server
     from server.store import DirectoryStore
 
-    if not store.is_dir():
-        raise DsvError(f"store {store} does not exist; name a folder of releases, such as runs/latest/releases")
+    _check_store(store)
     options = _serve_options(host, **values)
     _log_to_stderr()
     stop = threading.Event()
@@ -189,6 +188,7 @@ def init(store: Path, keys: Path) -> None:
 @_KEYS
 def sign(store: Path, keys: Path) -> None:
     """Sign what is in the STORE now, for a server that holds no keys."""
+    _check_store(store)
     click.echo(f"{_sign(store, keys)} releases are signed")
 
 
@@ -202,6 +202,7 @@ def rotate(store: Path, keys: Path, role: tuple[str, ...]) -> None:
     Also prolongs the root, and with the roles snapshot and timestamp undoes a fast-forward: devices forget version
     numbers that a thief of the old keys drove up.
     """
+    _check_store(store)
     for name in role:
         _publication(store, keys).rotate(name)
         click.echo(f"the {name} key is new")
@@ -212,6 +213,7 @@ def rotate(store: Path, keys: Path, role: tuple[str, ...]) -> None:
 @_KEYS
 def show(store: Path, keys: Path) -> None:
     """Print when each role's metadata ends and whose key is at hand."""
+    _check_store(store)
     publication = _publication(store, keys)
     at_hand, expiries = publication.signing_roles(), publication.expiries()
     for role in ("root", "targets", "snapshot", "timestamp"):
@@ -233,6 +235,11 @@ def _publication(store: Path, keys: Path) -> Any:
     from server.store import DirectoryStore
 
     return Publication(DirectoryStore(store).metadata_folder, SigningKeys(keys))
+
+
+def _check_store(store: Path) -> None:
+    if not store.is_dir():
+        raise DsvError(f"store {store} does not exist; name a folder of releases, such as runs/latest/releases")
 
 
 def _sign(store: Path, keys: Path) -> int:

@@ -276,6 +276,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch, release):
     refused("/somewhere/file: No space left on device; free space", "inspect", release, "--pictures")
     monkeypatch.setattr("deploy.inspect.print_pictures", lambda *a: (_ for _ in ()).throw(MemoryError))
     refused("not enough memory", "inspect", release, "--pictures")
+    refused("not enough memory", "simulate", "--out", tmp_path, "--architecture", "convnet:99999999")
 
 
 def test_a_release_or_model_that_cannot_be_kept_is_told_before_the_download(tmp_path):

@@ -70,6 +70,9 @@ def test_keys(store, tmp_path, support_set):
 
 
 def test_a_store_without_keys(store, tmp_path):
+    for command in (["show"], ["sign"], ["rotate", "--role", "root"]):
+        refused("typo does not exist", "keys", *command, "--store", tmp_path / "typo", "--keys", tmp_path / "keys")
+    assert not (tmp_path / "typo").exists()
     refused("begin with 'dsv keys init'", "keys", "show", *signed(tmp_path))
     refused("begin with 'dsv keys init'", "keys", "rotate", *signed(tmp_path), "--role", "root")
     refused("begin with 'dsv keys init'", "serve", *signed(tmp_path), "--port", 0)
