@@ -68,6 +68,8 @@ def test_help_names_every_command_and_every_option_has_a_description():
         ("needs the option data-root", ["--data", "cifar10"]),
         ("choose cpu, cuda or cuda:N", ["--device", "toaster"]),
         ("nowhere does not exist; name a folder of images", ["--start", "nowhere"]),
+        ("start is empty", ["--start", ""]),
+        ("min-available-nodes 9 is more than the 8 clients", ["--min-available-nodes", "9"]),
         ("views must be a number or auto, got 'many'", ["--views", "many"]),
         ("view plan's count must be", ["--views", "2000000"]),
     ],

@@ -150,6 +150,7 @@ def test_training_starts_from_the_backbone_that_both_sides_hold(backbone):
     [
         ({"backbone_sha256": "0" * 64}, "another file than the federation's"),
         ({"backbone": "/nowhere"}, "cannot read backbone /nowhere"),
+        ({"architecture": "convnet:99", "trainable": "*"}, "holds no tensor of this model; name weights of its"),
         ({"architecture": "resnet18:8:batch"}, "lacks .*or it has another shape there"),
         ({"trainable": "*.nothing"}, "no parameter of the model fits"),
     ],
