@@ -10,7 +10,6 @@ from client.bootstrap import train_newcomer
 from client.data import open_split
 from client.download import ReleaseInfo, SlowServerError, download, list_releases
 from client.server_link import BreakError, Server
-from client.slowness import Patience
 from client.verification import state_folder
 from client.watch import new_releases
 from deploy.progress import display
@@ -75,19 +74,13 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         if options.save_model:
             save_checkpoint(options.save_model, Checkpoint(model, ModelSpec.parse(options.architecture, task), task))
             shown.say(f"model: {options.save_model}")
-        if test:
+        if test is not None:
             score = accuracy(model, test.images(), test.labels, task, device=options.device)
             shown.say(f"test accuracy on {options.data}: {score:.1%} of {len(test)} images")
 
 
 def watch_releases(
-    server: Server,
-    folder: Path,
-    count: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
-    *,
-    patience: Patience | None = None,
+    server: Server, folder: Path, count: int, say: Callable[[str], None], warn: Callable[[str], None]
 ) -> None:
     """Fetch every release into ``folder`` and each new one as it is published; ``count`` of them, 0 without end.
 
@@ -110,7 +103,7 @@ def watch_releases(
         while True:
             try:  # patient by itself: what comes out of it has lasted for minutes
                 size_bytes = _signed_size(server, release)
-                download(server, release.digest, size_bytes=size_bytes, folder=folder, patience=patience)
+                download(server, release.digest, size_bytes=size_bytes, folder=folder)
                 break
             except (BreakError, SlowServerError) as error:
                 broken(error)
