@@ -156,6 +156,7 @@ def draw_pairs(bench: Bench, images: Tensor, found: Found, path: Path, *, count:
 @click.option("--per-class", default=10, show_default=True)
 @click.option("--seeds", default=1, show_default=True, help="Sets of each method, looked at together.")
 @click.option("--iterations", default=300, show_default=True, help="Of a synthesis.")
+@click.option("--rival-iterations", default=300, show_default=True, help="Of rivals that see real images.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Picture of the closest images of the first method.")
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
 @click.option("--bfloat16/--float32", default=False, show_default=True, help="Of the clients' training.")
@@ -166,7 +167,8 @@ def main(name: str, cache: Path, **o: Any) -> None:
     computed = {"compiled": o["compiled"], "bfloat16": o["bfloat16"]}
     trajectory = federate(name, images, cache, o["device"], **computed)
     folder = folder_of(name, cache, bfloat16=o["bfloat16"]) / "sets"
-    bench = Bench(trajectory, folder, images, None, o["device"], o["iterations"], o["iterations"], **computed)
+    numbers = o["iterations"], o["rival_iterations"]
+    bench = Bench(trajectory, folder, images, None, o["device"], *numbers, **computed)
     per_class = o["per_class"]
     sets = {}
     for method in methods_of(bench, o["methods"]):
