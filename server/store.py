@@ -120,7 +120,7 @@ class DirectoryStore(ReleaseStore):
     def finished(self, name: str) -> str | None:
         """The digest that ``mark_finished`` noted under a name, where its release is still in the store."""
         with suppress(OSError):
-            digest = self._mark(name).read_text("ascii")
+            digest = self._mark(name).read_text("ascii", "replace")
             if DIGEST.fullmatch(digest) and self.path(digest).exists():
                 return digest
         return None
