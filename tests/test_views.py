@@ -236,9 +236,12 @@ def test_round_trip(with_views, encoding, teacher):
     assert 33 * 10 / 2 < len(content) - len(without) < 33 * 10 / 2 + 450
 
 
-def test_an_encoding_that_alters_the_images_forgets_their_views(with_views):
+def test_an_encoding_that_alters_the_images_needs_their_views_anew(with_views):
     relabel = lambda images: torch.full((len(images), 10), 0.1)  # noqa: E731
-    assert artefact.decode(artefact.encode(with_views, "1-bit", relabel=relabel)).views is None
+    with pytest.raises(DsvError, match="their views must be labelled anew"):
+        artefact.encode(with_views, "1-bit", relabel=relabel)
+    bare = dataclasses.replace(with_views, views=None)
+    assert artefact.decode(artefact.encode(bare, "1-bit", relabel=relabel)).views is None
 
 
 @pytest.mark.parametrize("classes", [3, 4])
