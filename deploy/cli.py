@@ -29,6 +29,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except DsvError as error:
             raise click.ClickException(str(error)) from None
+        except BrokenPipeError:
+            raise  # who reads has had enough: click ends without a word
         except OSError as error:
             raise click.ClickException(_of_the_system(error)) from None
         except (MemoryError, RuntimeError) as error:

@@ -277,6 +277,8 @@ def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch, release):
 
     monkeypatch.setattr("deploy.inspect.print_pictures", full)
     refused("/somewhere/file: No space left on device; free space", "inspect", release, "--pictures")
+    monkeypatch.setattr("deploy.inspect.print_pictures", lambda *a: (_ for _ in ()).throw(BrokenPipeError(32, "pipe")))
+    assert "Error" not in dsv("inspect", release, "--pictures").output, "a reader that has had enough is no fault"
     monkeypatch.setattr("deploy.inspect.print_pictures", lambda *a: (_ for _ in ()).throw(MemoryError))
     refused("not enough memory", "inspect", release, "--pictures")
     refused("not enough memory", "simulate", "--out", tmp_path, "--architecture", "convnet:99999999")
