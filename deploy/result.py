@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from deploy.rows import MOST, as_row
 from dsv import DsvError
+from protos.files import write_atomically
 
 _Row = TypeVar("_Row")
 
@@ -129,10 +129,8 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
         text = json.dumps(asdict(self), indent=1)
-        temporary.write_text(_SPREAD_TRIPLE.sub(r"[\1, \2, \3]", text) + "\n")
-        os.replace(temporary, path)
+        write_atomically(path, (_SPREAD_TRIPLE.sub(r"[\1, \2, \3]", text) + "\n").encode())
 
 
 _SPREAD_TRIPLE = re.compile(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]")

@@ -16,7 +16,7 @@ from deploy.savings_bench import SavingsBench, one_shots_to_measure
 from deploy.savings_file import FILE_NAME, Savings, read_ways, target_of
 from deploy.savings_report import FOOTNOTE, savings_rows, sheets
 from deploy.tables import write_rows
-from dsv import DsvError
+from protos.files import write_output
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def show(found: Savings, markdown: Path | None, out: Sequence[Path]) -> None:
         write_rows(path, savings_rows(found.ways))
         click.echo(f"written: {path}")
     if markdown is not None:
-        _write(markdown, as_markdown(found))
+        write_output(markdown, as_markdown(found).encode(), "the tables")
         click.echo(f"written: {markdown}")
 
 
@@ -85,10 +85,3 @@ def as_markdown(found: Savings) -> str:
     for heading, lines in found.words().sections():
         parts.append(f"**{heading}**\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DsvError(f"cannot write {path}: {error.strerror}; name another file") from None

@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint`` to ``path``.
+    """Write ``checkpoint`` to ``path``, whole or not at all: a run that goes on must not meet half of one.
 
     Raises:
         DsvError: it cannot be written.

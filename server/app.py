@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
 from dsv import DsvError, checked_device
-from protos.checkpoint import Checkpoint
+from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import CLIENTS, RunSettings
 from server.client_models import FOLDER as CLIENT_MODELS_FOLDER
@@ -23,7 +23,6 @@ from server.resume import (
     finished_teacher,
     round_path,
     rounds_done,
-    save_whole,
 )
 from server.run_folder import STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
@@ -62,7 +61,7 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
     def keep(round_number: int, arrays: ArrayRecord) -> None:
         if round_number or not done:
             load_record(checkpoint.model, arrays)
-            save_whole(round_path(run_dir, round_number), checkpoint)
+            save_checkpoint(round_path(run_dir, round_number), checkpoint)
 
     def keep_clients(sent: list[Upload]) -> None:
         keep_client_models(run_dir, checkpoint, sent)
@@ -81,7 +80,7 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
     result = strategy.start(grid, initial, num_rounds=settings.rounds - done, timeout=settings.round_timeout_s)
     if len(result.arrays) == 0 and not done:
         raise DsvError("no client returned usable weights in any round; the log names each reason")
-    save_whole(run_dir / TEACHER_FILE, checkpoint)
+    save_checkpoint(run_dir / TEACHER_FILE, checkpoint)
     events.write(FederationDone(str(checkpoint.spec), time.perf_counter() - started))
     return checkpoint
 

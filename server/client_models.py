@@ -68,13 +68,16 @@ def usable(clients: Sequence[Checkpoint]) -> list[Checkpoint]:
     """Those whose answers are finite: weights may be finite, and pass the allow-list, and still answer NaN, by which
     one client would end the labels of all. Each of the others is named in the log.
 
+    Args:
+        clients: at least one, all of one task.
+
     Raises:
         DsvError: there is none.
     """
-    found = []
+    found, task = [], clients[0].task
+    pictures = draw_dead_leaves(_ASKED, task, torch.Generator().manual_seed(0))
     for number, client in enumerate(clients):
-        pictures = draw_dead_leaves(_ASKED, client.task, torch.Generator().manual_seed(0))
-        if bool(torch.isfinite(predict(client.model, pictures, client.task)).all()):
+        if bool(torch.isfinite(predict(client.model, pictures, task)).all()):
             found.append(client)
         else:
             log(WARNING, "left out client model %d of %d: its answers are not finite", number, len(clients))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from dsv import DsvError
-from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from protos.checkpoint import Checkpoint, load_checkpoint
+from protos.files import write_atomically
 from protos.settings import RunSettings
 from server.run_folder import ROUNDS_FOLDER, SETTINGS_FILE, TEACHER_FILE
 from server.strategy import GuardedFedAvg
@@ -31,9 +31,7 @@ def claim_run_dir(run_dir: Path, settings: RunSettings) -> None:
     try:
         (run_dir / ROUNDS_FOLDER).mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DsvError(f"cannot use the run's folder {run_dir}; name another one with run-dir") from None
@@ -63,13 +61,6 @@ def rounds_done(run_dir: Path, checkpoint: Checkpoint) -> int:
 def round_path(run_dir: Path, number: int) -> Path:
     """File of the global model after a round; 0 is the initial one."""
     return run_dir / ROUNDS_FOLDER / f"{number:04d}.safetensors"
-
-
-def save_whole(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a model's file whole or not at all: a run that goes on must not meet half of one."""
-    temporary = path.with_suffix(".tmp")
-    save_checkpoint(temporary, checkpoint)
-    os.replace(temporary, path)
 
 
 class ResumedFedAvg(GuardedFedAvg):

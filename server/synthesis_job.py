@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -116,12 +116,19 @@ class _Job:
     tell: Callable[[Told], None]
     run_dir: Path | None
 
+    @cached_property
+    def _digests(self) -> list[str]:
+        """Of the teacher and of what labels; the same for every release."""
+        teacher, labelling = self.teacher.model, self.labeller.model
+        of_teacher = model_digest(teacher)
+        return [of_teacher, of_teacher if labelling is teacher else model_digest(labelling)]
+
     def name(self, count: int, start: Start | None) -> str:
         """Of the synthesis of ``count`` images a class: another one for all that would make another release."""
         settings, digest = self.settings, hashlib.sha256(start.images.numpy().tobytes() if start else b"")
         decided = [asdict(settings.synthesis(count)), settings.seed, settings.views, settings.image_encoding]
-        models = [model_digest(self.teacher.model), model_digest(self.labeller.model)]
-        digest.update(json.dumps([decided, asdict(settings.compute()), models, self.ranks.count]).encode())
+        decided += [asdict(settings.compute()), self._digests, self.ranks.count]
+        digest.update(json.dumps(decided).encode())
         return f"{count}-per-class-{digest.hexdigest()[:16]}"
 
     def synthesised(self, count: int, start: Start | None, checkpointing: Checkpointing) -> SupportSet:

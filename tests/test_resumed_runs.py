@@ -14,10 +14,10 @@ from deploy.control import control
 from deploy.flower_nodes import SuperNode
 from dsv import DsvError, build_model
 from protos import allowlist
-from protos.checkpoint import Checkpoint
+from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import RunSettings
 from server.events import RoundDone
-from server.resume import ResumedFedAvg, claim_run_dir, finished_teacher, round_path, rounds_done, save_whole
+from server.resume import ResumedFedAvg, claim_run_dir, finished_teacher, round_path, rounds_done
 
 pytestmark = pytest.mark.usefixtures("a_flower_task")
 
@@ -69,7 +69,7 @@ def test_the_last_whole_round_is_found_and_half_written_ones_are_not(tmp_path):
     claim_run_dir(tmp_path, SETTINGS)
     assert rounds_done(tmp_path, checkpoint(0)) == 0 and finished_teacher(tmp_path) is None
     for number in (0, 1, 2):
-        save_whole(round_path(tmp_path, number), checkpoint(number))
+        save_checkpoint(round_path(tmp_path, number), checkpoint(number))
     round_path(tmp_path, 3).with_suffix(".tmp").write_bytes(b"half")
     found = checkpoint(9)
     assert rounds_done(tmp_path, found) == 2
