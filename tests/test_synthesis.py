@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from dsv import (
     KNOWN_TASKS,
+    PRESETS,
     DsvError,
     ModelSpec,
     Start,
@@ -143,3 +144,30 @@ def test_training_errors(task):
         train(model, images, labels, task, TrainingConfig(1, "lion", 0.1, False, 0, 1), seed=0)
     with pytest.raises(DsvError, match="diverged"):
         train(model, images, labels, task, TrainingConfig(9, "sgd", 1e30, False, 0, 4), seed=0)
+
+
+def test_coarse_to_fine_doubles_the_side():
+    config = SynthesisConfig(iterations=9, coarse_stages=3)
+    assert [config.side(i, 32) for i in range(9)] == [8, 8, 8, 16, 16, 16, 32, 32, 32]
+    assert config.side(0, 7) == 2 and SynthesisConfig(coarse_stages=8).side(0, 8) == 1
+    for stages in (0, 9):
+        with pytest.raises(DsvError, match="coarse stages"):
+            SynthesisConfig(coarse_stages=stages)
+
+
+def test_a_weight_below_zero_is_refused():
+    with pytest.raises(DsvError, match="norm weight must not be negative"):
+        SynthesisConfig(norm_weight=-1.0)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs(teacher, task, name):
+    config = dataclasses.replace(PRESETS[name], iterations=3)
+    found = synthesize(teacher.model, task, config, seed=0, labels=torch.tensor([3, 3, 8]))
+    assert found.labels.tolist() == [3, 3, 8] and found.images.shape == (3, 1, 8, 8)
+
+
+def test_labels_that_do_not_fit(teacher, task):
+    for labels in (torch.tensor([10]), torch.tensor([]), torch.ones(2, 9), torch.tensor([0.5])):
+        with pytest.raises(DsvError, match="labels must"):
+            synthesize(teacher.model, task, SHORT, seed=0, labels=labels)
