@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.zero_shot_bench import Bench
-from benchmarks.zero_shot_federations import FEDERATIONS, federate, folder_of, load_images
+from benchmarks.zero_shot_federations import FEDERATIONS, load_images
 from benchmarks.zero_shot_methods import make, methods_of
 from benchmarks.zero_shot_rivals import inputs_of
 from dsv import from_uint8, sheet, to_uint8, write_picture
@@ -164,11 +164,8 @@ def draw_pairs(bench: Bench, images: Tensor, found: Found, path: Path, *, count:
 def main(name: str, cache: Path, **o: Any) -> None:
     """Look for neighbours and print the table."""
     images = load_images(FEDERATIONS[name], o["data_root"], cache)
-    computed = {"compiled": o["compiled"], "bfloat16": o["bfloat16"]}
-    trajectory = federate(name, images, cache, o["device"], **computed)
-    folder = folder_of(name, cache, bfloat16=o["bfloat16"]) / "sets"
-    numbers = o["iterations"], o["rival_iterations"]
-    bench = Bench(trajectory, folder, images, None, o["device"], *numbers, **computed)
+    chosen = {n: o[n] for n in ("compiled", "bfloat16", "iterations", "rival_iterations")}
+    bench = Bench.of(name, images, cache, o["device"], **chosen)
     per_class = o["per_class"]
     sets = {}
     for method in methods_of(bench, o["methods"]):

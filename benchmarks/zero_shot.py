@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.students import in_bfloat16, student_accuracy
 from benchmarks.zero_shot_bench import Bench, Made
-from benchmarks.zero_shot_federations import FEDERATIONS, federate, folder_of, load_images
+from benchmarks.zero_shot_federations import FEDERATIONS, load_images
 from benchmarks.zero_shot_methods import make, methods_of
 from benchmarks.zero_shot_table import Row, Students, Table, markdown
 from deploy.quantised import FLOAT16, FLOAT32, INT8, sent_as
@@ -221,15 +221,11 @@ def main(**o: Any) -> None:
     table, name = Table(o["out"]), o["federation"]
     if not o["table"]:
         images = load_images(FEDERATIONS[name], o["data_root"], o["cache"])
-        computed = {"compiled": o["compiled"], "bfloat16": o["bfloat16"]}
-        trajectory = federate(name, images, o["cache"], o["device"], **computed)
-        crops = o["crops"]
-        views = plan_of(o["views"], trajectory.task, seed=0)
-        numbers = o["iterations"], o["rival_iterations"], o["selection_images"]
-        folder = folder_of(name, o["cache"], bfloat16=o["bfloat16"]) / "sets"
-        bench = Bench(trajectory, folder, images, crops, o["device"], *numbers, views, **computed)
+        views = plan_of(o["views"], FEDERATIONS[name].settings.task(), seed=0)
+        chosen = {n: o[n] for n in ("compiled", "bfloat16", "iterations", "rival_iterations", "selection_images")}
+        bench = Bench.of(name, images, o["cache"], o["device"], crops_folder=o["crops"], views=views, **chosen)
         methods = methods_of(bench, o["methods"])
-        architectures = tuple(filter(None, o["students"].split(","))) or (str(trajectory.spec),)
+        architectures = tuple(filter(None, o["students"].split(","))) or (str(bench.trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
         students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
         if table.missing(name, UNTRAINED, 0, students, ["-"], bfloat16=bench.bfloat16):

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.zero_shot_federations import Images, Trajectory
+from benchmarks.zero_shot_federations import Images, Trajectory, federate, folder_of
 from benchmarks.zero_shot_rivals import RealData
 from dsv import Compute, ViewPlan, accuracy
 from protos.checkpoint import Checkpoint
@@ -25,14 +26,27 @@ class Bench:
     trajectory: Trajectory
     folder: Path
     images: Images
-    crops_folder: Path | None
     device: str
     iterations: int
     rival_iterations: int
+    crops_folder: Path | None = None
     selection_images: int = 0
     views: ViewPlan | None = None
     compiled: bool = False
     bfloat16: bool = False
+
+    @classmethod
+    def of(
+        cls, name: str, images: Images, cache: Path, device: str, *, compiled: bool, bfloat16: bool, **more: Any
+    ) -> Bench:
+        """The bench of a federation, which is trained where ``cache`` lacks it.
+
+        Args:
+            more: the other fields, by their names.
+        """
+        trajectory = federate(name, images, cache, device, compiled=compiled, bfloat16=bfloat16)
+        folder = folder_of(name, cache, bfloat16=bfloat16) / "sets"
+        return cls(trajectory, folder, images, device=device, compiled=compiled, bfloat16=bfloat16, **more)
 
     @property
     def compute(self) -> Compute:
