@@ -18,6 +18,7 @@ from dsv import DsvError
 
 _OBJECT_LIMIT = "64m"  # Flower sends arrays in objects of 5 MiB; an app's bundle has at most 10 MiB
 _CONNECTIONS_PER_PEER = 256  # many devices may share an address behind a router
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", '"[::1]"')
 _TLS = "ssl_protocols TLSv1.2 TLSv1.3;"
 
 
@@ -85,11 +86,18 @@ class OperatorGate:
             raise DsvError(f"an operator's proxy listens on loopback only, not on {self.listen}; use 127.0.0.1")
 
     def configuration(self) -> str:
-        """The http block's content."""
+        """The http block's content.
+
+        A web page of any name can have that name lead to loopback (DNS rebinding) and post there, in its visitor's
+        browser; its requests name the page, by Host and by Origin, and those of ``flwr`` do not.
+        """
         return f"""
   upstream gate {{ server {self.server}; keepalive 4; }}
+  server {{ listen {self.listen} default_server; return 403; }}
   server {{
     listen {self.listen};
+    server_name {" ".join(_LOOPBACK_NAMES)} {_in_url(self.listen.host)};
+    if ($http_origin) {{ return 403; }}
     proxy_ssl_certificate {_quoted(existing(self.certificates / "operator.crt"))};
     proxy_ssl_certificate_key {_quoted(existing(self.certificates / "operator.key"))};
     proxy_ssl_trusted_certificate {_quoted(existing(self.certificates / "authority.crt"))};
@@ -167,6 +175,11 @@ def nginx_command(configuration: Path) -> list[str]:
         DsvError: nginx is not installed.
     """
     return [_nginx(), "-e", "stderr", "-p", str(configuration.parent), "-c", str(configuration)]
+
+
+def _in_url(host: str) -> str:
+    """A host as it stands in a request, which writes IPv6 in brackets; quoted for nginx."""
+    return f'"[{host}]"' if ":" in host else f'"{host}"'
 
 
 def _quoted(path: Path) -> str:

@@ -164,6 +164,24 @@ def test_an_operator_works_through_the_flwr_command(server, operator):
         operator.register(server.certs / "nodes" / "node0" / "node.pub")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 415),
+        ({"Host": "localhost:9095"}, 415),
+        ({"Host": "[::1]:9095"}, 415),
+        ({"Host": "evil.example:9095"}, 403),
+        ({"Host": ""}, 400),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://localhost:9095"}, 403),
+    ],
+)
+def test_a_web_page_in_the_operators_browser_is_no_operator(server, headers, status):
+    connection = http.client.HTTPConnection(server.operator.host, server.operator.port, timeout=20)
+    connection.request("POST", "/v1/control/list-runs", b"", headers)
+    assert connection.getresponse().status == status
+
+
 def test_the_flwr_command_of_an_outsider_is_refused(server):
     with (
         control(server.gate, server.certs / "nodes" / "node0" / "authority.crt") as way,
