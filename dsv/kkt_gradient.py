@@ -90,7 +90,7 @@ def kkt_gradient(
     images, multipliers = torch.zeros_like(candidates.images), torch.zeros_like(candidates.multipliers)
     sums = torch.zeros(5, dtype=images.dtype, device=images.device)  # in the order of KktTerms, without the total
     with torch.no_grad():
-        side = views[0][1](candidates.images[:1], 0).shape[-1]
+        side = views[0][1](candidates.images[:1], 0).shape[-1] if len(images) else 1  # more ranks than candidates
     size = engine.compute.chunk(side)
     at_once = len(images) <= size and engine.ranks.count == 1 and not engine.compute.compiled
     for number, (weight, view) in enumerate(views):
@@ -158,11 +158,12 @@ def _at_once(
     prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
     if weights.stationarity == 0:
         distance, direction = torch.zeros_like(distance), engine.nowhere()
-    images, slopes = torch.autograd.grad(
-        [*total.values(), weights.primal * primal + prior],
-        [leaf, multipliers],
-        [*(weights.stationarity * v for v in direction.values()), torch.ones_like(prior)],
-    )
+    with engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
+        images, slopes = torch.autograd.grad(
+            [*total.values(), weights.primal * primal + prior],
+            [leaf, multipliers],
+            [*(weights.stationarity * v for v in direction.values()), torch.ones_like(prior)],
+        )
     return _Part(slice(0, len(leaf)), images, slopes, torch.stack([primal, distance, *terms]).detach())
 
 

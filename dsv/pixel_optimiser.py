@@ -51,7 +51,8 @@ class PixelOptimiser:
         parameters: Parameters = chosen_parameters(model, config.stationary_parameters)
         distance = DISTANCES[config.distance]
         if distance is layer_cosine and anchors is None:  # an anchor's target may be another than its own weights
-            parameters, distance = steered_by_cosine(model, task, parameters)
+            with compute.running():
+                parameters, distance = steered_by_cosine(model, task, parameters)
         self._chosen = tuple(parameters)
         self._engine = StationarityEngine(model, parameters, distance, compute=compute, ranks=ranks)
         self._augmentation = config.augmentation(task)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributed as group
 
+from dsv.device import checked_device
 from dsv.errors import DsvError
 
 
@@ -54,7 +55,7 @@ def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
     Of several ranks on one machine each takes its own card, which is what ``cuda`` means then.
 
     Raises:
-        DsvError: a device such as ``cuda:1``, which all ranks would share.
+        DsvError: no such device, more ranks than cards, or a device such as ``cuda:1``, which all ranks would share.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -65,12 +66,12 @@ def ranks_of_torchrun(device: str) -> Iterator[Ranks]:
     # before. (And not at the head of this file: some boards' builds of torch have no such module.)
     from torch.distributed import nn  # noqa: F401
 
-    chosen = torch.device(device)
+    chosen = checked_device(device)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     if backend == "nccl":
         if chosen.index is not None:
             raise DsvError(f"{count} processes cannot share {device}; give --device cuda: each takes its own card")
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(checked_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
     group.init_process_group(backend)
     try:
         if backend == "gloo":

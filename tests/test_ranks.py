@@ -8,7 +8,18 @@ import sys
 import pytest
 import torch
 
-from dsv import DsvError, Ranks, ranks_of_torchrun
+from dsv import (
+    DISTANCES,
+    Augmentation,
+    Candidates,
+    DsvError,
+    KktWeights,
+    Ranks,
+    StationarityEngine,
+    chosen_parameters,
+    kkt_gradient,
+    ranks_of_torchrun,
+)
 from protos.checkpoint import save_checkpoint
 
 LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
@@ -77,6 +88,7 @@ def test_shares_cover_everything_once():
 
 def test_ranks_do_not_share_a_card(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(DsvError, match="2 processes cannot share cuda:1"), ranks_of_torchrun("cuda:1"):
         pass
 
@@ -86,10 +98,32 @@ def test_every_rank_takes_its_own_card(monkeypatch):
     taken = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.set_device", taken.append)
     monkeypatch.setattr("dsv.ranks.group.init_process_group", taken.append)
     monkeypatch.setattr("dsv.ranks.group.get_rank", lambda: 1)
     monkeypatch.setattr("dsv.ranks.group.destroy_process_group", lambda: taken.append("end"))
     with ranks_of_torchrun("cuda") as ranks:
         assert (ranks.rank, ranks.count) == (1, 2)
-    assert taken == [1, "nccl", "end"]
+    assert taken == [torch.device("cuda", 1), "nccl", "end"]
+
+
+@pytest.mark.parametrize(("device", "cards", "message"), [("toaster", 0, "unknown device"), ("cuda", 1, "1 CUDA dev")])
+def test_ranks_without_a_device_are_told_so(monkeypatch, device, cards, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
+    with pytest.raises(DsvError, match=message), ranks_of_torchrun(device):
+        pass
+
+
+def test_a_rank_without_candidates_has_no_gradient(teacher, monkeypatch):
+    """As of three ranks that share two; every view may be an augmented one, which takes no empty batch."""
+    monkeypatch.setattr(Ranks, "add_up", lambda self, tensors: None)
+    drawn = Augmentation().draw(2, (1, 8, 8), torch.Generator().manual_seed(0))
+    ranks = Ranks(0, 3)
+    assert ranks.share(2) == slice(0, 0)
+    engine = StationarityEngine(teacher.model, chosen_parameters(teacher.model), DISTANCES["layer-cosine"], ranks=ranks)
+    nothing = Candidates(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.int64), torch.empty(0), 2)
+    found = kkt_gradient(engine, nothing, [(2.0, drawn)], KktWeights(0.3, 0.0, 0.0, 2.0))
+    assert found.images.shape == (0, 1, 8, 8) and found.multipliers.shape == (0,)
