@@ -42,10 +42,17 @@ class Checkpointing:
     Args:
         path: of the file; replaced atomically at every save.
         every: iterations between saves, at least 1.
+
+    Raises:
+        DsvError: ``every`` is below 1.
     """
 
     path: Path
     every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise DsvError(f"a state is saved every 1 or more iterations, got {self.every}")
 
     def save(self, identity: str, state: SynthesisState) -> None:
         """Write ``state`` of the run that ``identity`` names.
@@ -53,11 +60,11 @@ class Checkpointing:
         Raises:
             DsvError: it cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(f".{os.getpid()}.partial")  # the same run may be started twice
         content = io.BytesIO()
         torch.save({"identity": identity, **vars(state)}, content)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 file.write(content.getbuffer())
                 file.flush()
@@ -65,7 +72,8 @@ class Checkpointing:
             with suppress(FileNotFoundError):  # the same run, started twice, is over and has cleared it away
                 os.replace(partial, self.path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise DsvError(f"cannot save the state {self.path}: {error.strerror}; free space or rights") from None
 
     def load(self, identity: str) -> SynthesisState | None:

@@ -1,11 +1,13 @@
 """A killed synthesis goes on, and what it saves stays its own."""
 
+import dataclasses
 import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +78,19 @@ def test_the_state_of_another_run_is_not_taken(teacher, task, tmp_path):
         task,
         CONFIG,
         seed=1,
+        checkpointing=checkpointing,
+        on_iteration=lambda done, terms: seen.append(done),
+    )
+    assert seen[0] == 1
+
+
+def test_neither_is_that_of_the_same_model_under_another_task(teacher, task, tmp_path):
+    checkpointing, seen = Checkpointing(tmp_path / "state", every=4), []
+    synthesize(teacher.model, task, CONFIG, seed=0, checkpointing=checkpointing)
+    mended = dataclasses.replace(task, mean=(0.4,))
+    synthesize(
+        *(teacher.model, mended, CONFIG),
+        seed=0,
         checkpointing=checkpointing,
         on_iteration=lambda done, terms: seen.append(done),
     )
@@ -172,6 +187,14 @@ def test_the_same_run_twice_at_once_ends_twice(teacher, task, tmp_path):
     synthesize(teacher.model, task, config, seed=0, checkpointing=kept, on_iteration=disturb)
     kept.clear()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_state_without_a_folder_or_an_interval_is_refused(teacher, task, tmp_path):
+    config = SynthesisConfig(images_per_class=1, iterations=3)
+    with pytest.raises(DsvError, match="cannot save the state /proc/none/state"):
+        synthesize(teacher.model, task, config, checkpointing=Checkpointing(Path("/proc/none/state"), every=1))
+    with pytest.raises(DsvError, match="every 1 or more iterations, got 0"):
+        Checkpointing(tmp_path / "state", every=0)
 
 
 def test_a_state_that_cannot_be_saved_is_one_clear_line(teacher, task, tmp_path, monkeypatch):
