@@ -20,6 +20,9 @@ from dsv.task import Task
 from dsv.views import LabelledViews, Targets, Views
 
 
+OPTIMISERS = ("sgd", "adam", "adamw")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a classifier is trained.
@@ -39,6 +42,9 @@ class TrainingConfig:
         warmup: share of the steps, 0 to 1, during which the rate rises evenly from 0 (Goyal et al., arXiv:1706.02677).
         full_rate_fan_in: a network with a layer before its logits that sums up more inputs than this trains at a rate
             that is smaller in proportion, as wide ones must (Yang et al., arXiv:2203.03466); 0: none does.
+
+    Raises:
+        DsvError: a value is out of its range, or the optimiser is unknown.
     """
 
     steps: int
@@ -54,6 +60,19 @@ class TrainingConfig:
     warmup: float = 0.0
     full_rate_fan_in: int = 0
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise DsvError(f"a training needs at least 1 step of 1 image, got {self.steps} of {self.batch_size}")
+        if self.optimiser not in OPTIMISERS:
+            raise DsvError(f"unknown optimiser {self.optimiser!r}; choose one of: {', '.join(OPTIMISERS)}")
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+            raise DsvError(
+                "a learning rate must be positive and finite, a weight decay at least 0 and finite, got "
+                f"{self.learning_rate} and {self.weight_decay}"
+            )
+        if not (0 <= self.mixup < math.inf and 0 <= self.warmup <= 1 and self.full_rate_fan_in >= 0):
+            raise DsvError("mixup and full_rate_fan_in must be at least 0, and warmup a share from 0 to 1")
+
     def rate_at(self, step: int) -> float:
         """The learning rate of the step of that number, 0 to ``steps - 1``."""
         falls = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.cosine else 1.0
@@ -67,7 +86,9 @@ class TrainingConfig:
         Args:
             classes: number of logits; the layer that makes them does not count.
         """
-        hidden = [p[0].numel() for p in model.parameters() if p.requires_grad and p.ndim > 1 and len(p) != classes]
+        layers = [p for p in model.parameters() if p.ndim > 1]
+        of_logits = next((p for p in reversed(layers) if len(p) == classes), None)
+        hidden = [p[0].numel() for p in layers if p.requires_grad and p is not of_logits]
         if not self.full_rate_fan_in or max(hidden, default=0) <= self.full_rate_fan_in:
             return self
         return replace(self, learning_rate=self.learning_rate * self.full_rate_fan_in / max(hidden))
@@ -143,7 +164,7 @@ def train(
         The mean loss of the last tenth of the steps.
 
     Raises:
-        DsvError: no images, or a loss that is not finite.
+        DsvError: no images, views that are not of these images, or a loss that is not finite.
     """
     if len(images) == 0:
         raise DsvError("there are no images to train on")
@@ -218,10 +239,8 @@ def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | Adam:
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimiser == "sgd":
         return Sgd(parameters, learning_rate=rate, weight_decay=decay)
-    if config.optimiser in {"adam", "adamw"}:
-        decoupled = config.optimiser == "adamw"
-        return Adam(parameters, learning_rate=rate, weight_decay=decay, decoupled=decoupled, fused=True)
-    raise DsvError(f"unknown optimiser {config.optimiser!r}; choose sgd, adam or adamw")
+    decoupled = config.optimiser == "adamw"
+    return Adam(parameters, learning_rate=rate, weight_decay=decay, decoupled=decoupled, fused=True)
 
 
 def _mixed(batch: Tensor, labels: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

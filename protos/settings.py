@@ -150,6 +150,7 @@ class RunSettings:
                 f"{self.fraction_train} and {self.validation_share}"
             )
         ImageEncoding(self.image_encoding)
+        self.local_training(1, examples=1)
         for count in self.releases:
             self.synthesis(count)
 

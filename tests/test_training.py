@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dsv import KNOWN_TASKS, ModelSpec, TrainingConfig, build_model, newcomer_training, train
+from dsv import KNOWN_TASKS, DsvError, ModelSpec, TrainingConfig, build_model, newcomer_training, train
 from dsv.optimisers import Adam, Sgd
 
 DIGITS = KNOWN_TASKS["digits"]
@@ -84,6 +84,30 @@ def test_only_layers_that_are_trained_and_are_not_the_last_one_set_the_rate():
     model[0].requires_grad_(False)
     assert config.suited_to(model, 10).learning_rate == 0.5
     assert dataclasses.replace(config, full_rate_fan_in=0).suited_to(model, 3).learning_rate == 0.5
+
+
+def test_a_hidden_layer_as_wide_as_there_are_classes_counts():
+    config = TrainingConfig(1, "adamw", 0.5, cosine=False, weight_decay=0.0, batch_size=4, full_rate_fan_in=100)
+    model = nn.Sequential(nn.Linear(400, 10), nn.Linear(10, 10))
+    assert config.suited_to(model, 10).learning_rate == 0.5 * 100 / 400
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "at least 1 step of 1 image, got 0 of 4"),
+        ({"batch_size": 0}, "at least 1 step of 1 image, got 1 of 0"),
+        ({"optimiser": "lion"}, "unknown optimiser 'lion'; choose one of: sgd, adam, adamw"),
+        ({"learning_rate": float("nan")}, "learning rate must be positive"),
+        ({"weight_decay": -1.0}, "weight decay at least 0"),
+        ({"warmup": 2.0}, "warmup a share"),
+        ({"mixup": -1.0}, "mixup"),
+    ],
+)
+def test_options_out_of_their_ranges(change, message):
+    config = TrainingConfig(1, "sgd", 0.5, cosine=False, weight_decay=0.0, batch_size=4)
+    with pytest.raises(DsvError, match=message):
+        dataclasses.replace(config, **change)
 
 
 def test_training_follows_the_rate_that_suits_the_model():
