@@ -82,7 +82,7 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
     if spec.pooling not in POOLINGS or (spec.pooling != "average" and spec.architecture != "convnet"):
         raise DsvError(f"unknown pooling {spec.pooling!r} of {spec.architecture}; convnet has {', '.join(POOLINGS)}")
     with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA generator too
         if spec.architecture == "convnet":
             model: nn.Module = _ConvNet(spec)
         elif spec.architecture == "resnet18":

@@ -38,7 +38,8 @@ def read_picture(path: Path, task: Task) -> Tensor:
                 raise DsvError(f"image {path} has grey values of 32 bits; store it with 8 or 16, or remove it")
             opened.load()
             picture = _eight_bit(_upright(opened)).convert("L" if task.channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    # RuntimeError: a damaged AVIF, whatever its name says
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
         raise DsvError(f"image {path} cannot be decoded; replace or remove it") from None
     side = task.image_size_px
     if picture.size != (side, side):

@@ -72,6 +72,13 @@ def test_too_small_an_image():
         build_model(ModelSpec.parse("convnet", task), seed=0)
 
 
+def test_other_generators_are_left(monkeypatch):
+    seeded = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)  # what torch.manual_seed calls
+    build_model(ModelSpec.parse("convnet:4", KNOWN_TASKS["digits"]), seed=3)
+    assert not seeded
+
+
 @pytest.mark.parametrize("text", ["convnet", "resnet18:16", "convnet:64:batch", "convnet:0:batch"])
 def test_a_spec_prints_as_it_is_read(text):
     assert str(ModelSpec.parse(text, COLOUR)) == text

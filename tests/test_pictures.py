@@ -50,6 +50,19 @@ def test_a_palette_with_transparency_says_nothing(tmp_path):
         assert read_picture(tmp_path / "palette.png", COLOUR)[:, 0, 0].tolist() == [255, 0, 0]
 
 
+def test_a_damaged_avif_is_named_whatever_its_name_says(tmp_path):
+    noise = numpy.random.default_rng(0).integers(0, 256, (16, 16, 3), numpy.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.avif")
+    whole, broken, refused = (tmp_path / "whole.avif").read_bytes(), tmp_path / "broken.jpg", 0
+    for position in range(len(whole)):
+        broken.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            read_picture(broken, COLOUR)
+        except DsvError as error:
+            refused += "broken.jpg cannot be decoded" in str(error)
+    assert refused > len(whole) / 10
+
+
 def test_a_truncated_picture_is_named(tmp_path):
     noise = numpy.random.default_rng(0).integers(0, 256, (64, 64, 3), numpy.uint8)
     Image.fromarray(noise).save(tmp_path / "cut.png")
