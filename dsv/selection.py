@@ -101,13 +101,13 @@ def select(
     """Learn lambda >= 0 for given images.
 
     Args:
-        model: a trained classifier; it is moved to the device and put in eval mode.
+        model: a trained classifier of float32 or float64; it is moved to the device and put in eval mode.
         load: from indices to (n, C, H, W) uint8 images; called for a micro-batch at a time.
         labels: (N,) int64.
         task: of the model.
         config: the options.
         compute: device and micro-batch; memory follows the micro-batch and one float per image.
-        on_iteration: called with the number of iterations done and the distance before the last of them.
+        on_iteration: called after every iteration with the number of those done and the distance that they led to.
 
     Raises:
         DsvError: no images, or a model that does not fit the task.
@@ -116,7 +116,7 @@ def select(
     if len(labels) == 0:
         raise DsvError("there are no images to select from")
     model = compute.place(model)
-    check_fits(model, task, compute.device)
+    check_fits(model, task, compute.device, dtypes=(torch.float32, torch.float64))
     parameters = chosen_parameters(model, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
     multipliers = torch.ones(len(labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy
@@ -78,7 +78,8 @@ def synthesize(
         the model's soft labels for the stored (rounded) pixels.
 
     Raises:
-        DsvError: the model does not fit the task, labels or start do not fit the options, or the loss is not finite.
+        DsvError: the model does not fit the task or is not of float32, labels or start do not fit the options, or the
+            loss is not finite.
     """
     config, compute, ranks = config or SynthesisConfig(), compute or Compute(), ranks or Ranks()
     model = compute.place(model)
@@ -94,7 +95,7 @@ def synthesize(
     )
     moved = model if anchors is None else copy.deepcopy(model)
     run = PixelOptimiser(moved, task, config, wanted, compute=compute, ranks=ranks, anchors=anchors)
-    identity = _identity(provenance, compute, ranks, wanted, start)
+    identity = _identity(provenance, task, compute, ranks, wanted, start)
     state = checkpointing.load(identity) if checkpointing else None
     run.restore(state) if state else run.begin(seed, start)
     _show(run, frames, ranks)
@@ -131,17 +132,28 @@ def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
             frames.take(run.iteration, to_uint8(pixels))
 
 
-def check_fits(model: nn.Module, task: Task, device: torch.device | str = "cpu") -> None:
-    """Raise DsvError unless ``model`` maps the task's images to the task's classes."""
+def check_fits(
+    model: nn.Module, task: Task, device: torch.device | str = "cpu", *, dtypes: Sequence[torch.dtype] = (torch.float32,)
+) -> None:
+    """Raise DsvError unless ``model`` maps the task's images to the task's classes.
+
+    Args:
+        dtypes: that its parameters may have.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype not in dtypes:
+            raise DsvError(f"the model's {name} is {parameter.dtype}, not float32; convert it with model.float()")
     try:
         with torch.no_grad():
-            dtype = next(model.parameters()).dtype
+            dtype = next((p.dtype for p in model.parameters()), torch.float32)
             logits = model(torch.zeros(1, *task.image_shape, device=device, dtype=dtype))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise DsvError(
             f"the model does not take images of {task.channels} x {task.image_size_px} x {task.image_size_px}; "
             "build it for this task's channels and image size"
         ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise DsvError("the model does not give logits of shape (images, classes); wrap it so that it does")
     if tuple(logits.shape) != (1, task.classes):
         raise DsvError(
             f"the model has {logits.shape[-1]} outputs but the task has {task.classes} classes; use matching ones"
@@ -165,9 +177,11 @@ def _checked(labels: Tensor, task: Task) -> Tensor:
     return labels
 
 
-def _identity(provenance: Provenance, compute: Compute, ranks: Ranks, labels: Tensor, start: Start | None) -> str:
+def _identity(
+    provenance: Provenance, task: Task, compute: Compute, ranks: Ranks, labels: Tensor, start: Start | None
+) -> str:
     """What must be equal for a saved state to be a state of this run."""
-    described = json.dumps([asdict(provenance), asdict(compute), ranks.count], sort_keys=True)
+    described = json.dumps([asdict(provenance), asdict(task), asdict(compute), ranks.count], sort_keys=True)
     digest = hashlib.sha256(described.encode())
     for tensor in (labels, start.images if start else None):
         digest.update(b"-" if tensor is None else tensor.numpy().tobytes())

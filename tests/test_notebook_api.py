@@ -95,6 +95,22 @@ def test_a_newcomer_that_does_not_fit(support_set):
         support_set.train(Tiny(7))
     with pytest.raises(dsv.DsvError, match="does not take images of 1 x 8 x 8"):
         support_set.train(nn.Conv2d(3, 10, 3))
+    with pytest.raises(dsv.DsvError, match=r"not give logits of shape \(images, classes\)"):
+        support_set.train(nn.Conv2d(1, 10, 3))
+    with pytest.raises(dsv.DsvError, match="is torch.float64, not float32; convert it"):
+        support_set.train(Tiny().double())
+
+
+class _Asserting(nn.Linear):
+    """As torchvision's vision transformers check their images."""
+
+    def forward(self, images):
+        torch._assert(images.shape[-1] == 224, "wrong height")
+
+
+def test_a_newcomer_that_asserts_its_size(support_set):
+    with pytest.raises(dsv.DsvError, match="does not take images of 1 x 8 x 8"):
+        support_set.train(_Asserting(64, 10))
 
 
 def test_export_and_its_table(support_set, tmp_path):
