@@ -19,7 +19,8 @@ from deploy.server_options import Command, server_options
 from dsv import DsvError
 from protos.settings import RunSettings
 from protos.transport import is_loopback
-from server.serve_options import Limits, ServeOptions, TlsFiles, Tokens
+from server.serve_options import Limits, ServeOptions, TlsFiles
+from server.tokens import TokenFile, Tokens
 from server.signed_releases import Lifetimes
 
 _FILE = click.Path(path_type=Path)
@@ -107,7 +108,7 @@ def _serve_options(
     )
     return ServeOptions(
         tls=TlsFiles(certificate, key, client_ca) if certificate and key else None,
-        tokens=Tokens.read(tokens) if tokens else None,
+        tokens=TokenFile(tokens) if tokens else None,
         limits=limits,
         keys=keys,
         lifetimes=replace(Lifetimes(), timestamp=timedelta(hours=timestamp_hours)),

@@ -66,6 +66,21 @@ def write_output(path: Path, content: bytes, what: str) -> None:
         raise DsvError(f"cannot write {what} {path}: {error.strerror}; name another file") from None
 
 
+def read_input(path: Path, what: str) -> bytes:
+    """The bytes of a file that a user named.
+
+    Args:
+        what: what it holds, for the message.
+
+    Raises:
+        DsvError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DsvError(f"cannot read {what} {path}: {error.strerror}; name a file that is there") from None
+
+
 def flush_folder(folder: Path) -> None:
     """Make the names in ``folder`` last: a rename is only on disk once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -15,7 +15,8 @@ import grpc
 
 from protos.transport import AUTHORIZATION, BEARER
 from server.metrics import Metrics, log_event
-from server.serve_options import Limits, Tokens
+from server.serve_options import Limits
+from server.tokens import TokenFile
 
 UNARY_TIMEOUT_S = 60.0
 _PEERS_REMEMBERED = 10_000
@@ -38,7 +39,7 @@ class _Peer:
 class Guard(grpc.aio.ServerInterceptor):
     """Lets a call in, or ends it: UNAUTHENTICATED without a valid token, RESOURCE_EXHAUSTED above the limits."""
 
-    def __init__(self, limits: Limits, tokens: Tokens | None, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, tokens: TokenFile | None, metrics: Metrics) -> None:
         self._limits, self._tokens, self._metrics = limits, tokens, metrics
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._closed = False

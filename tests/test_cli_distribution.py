@@ -22,7 +22,7 @@ from deploy.newcomer import watch_releases
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.distribution import run_server
-from server.serve_options import Tokens
+from server.tokens import Tokens
 from server.store import DirectoryStore
 
 

@@ -21,8 +21,9 @@ from dsv import DsvError
 from protos import artefact, release_pb2
 from server.distribution import SERVICE_NAME, run_server
 from server.metrics import LOGGER_NAME, JsonLines
-from server.serve_options import ServeOptions, Tokens
+from server.serve_options import ServeOptions
 from server.store import DirectoryStore, MemoryStore
+from server.tokens import TokenFile, Tokens
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_watching(tmp_path, support_set):
 
 def test_a_watcher_that_is_refused_for_good_ends(store, tmp_path):
     Tokens.add(tmp_path / "tokens", "other")
-    options = ServeOptions(tokens=Tokens.read(tmp_path / "tokens"))
+    options = ServeOptions(tokens=TokenFile(tmp_path / "tokens"))
     with run_server(store, options=options) as address, pytest.raises(DsvError, match="refused this device"):
         next(new_releases(Server(address), set()))
 

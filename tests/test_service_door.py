@@ -14,9 +14,11 @@ from client.download import download, list_releases
 from client.server_link import DeviceTls, Server
 from dsv import DsvError
 from protos import artefact, release_pb2
+from protos.files import write_atomically
 from server.distribution import run_server
-from server.serve_options import Limits, ServeOptions, TlsFiles, Tokens
+from server.serve_options import Limits, ServeOptions, TlsFiles
 from server.store import DirectoryStore, MemoryStore
+from server.tokens import TokenFile, Tokens
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ class TestTokens:
 
     def test_only_who_has_one_gets_in(self, store, file, token, content):
         digest = artefact.digest(content)
-        with run_server(store, options=ServeOptions(tokens=Tokens.read(file))) as address:
+        with run_server(store, options=ServeOptions(tokens=TokenFile(file))) as address:
             device = Server(address, token=token)
             assert [r.digest for r in list_releases(device)] == [digest]
             assert download(device, digest).content == content
@@ -57,7 +59,7 @@ class TestTokens:
                     list_releases(Server(address, token=wrong))
 
     def test_every_kind_of_call_asks_for_it(self, store, file, token):
-        with run_server(store, options=ServeOptions(tokens=Tokens.read(file))) as address, plain(address) as channel:
+        with run_server(store, options=ServeOptions(tokens=TokenFile(file))) as address, plain(address) as channel:
             stub, digest = stub_of(channel), "0" * 64
             asks = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
             question = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -79,10 +81,22 @@ class TestTokens:
             assert Tokens.read(file).name_of(line) is None
         assert Tokens.read(file).name_of(token) == "second"
 
-    def test_what_is_no_file_of_tokens(self, file):
-        file.write_text("just a line\n")
+    @pytest.mark.parametrize("line", ["just a line", "name " + "A" * 64, "name " + "\u00e9" * 64, "name " + "0" * 63])
+    def test_what_is_no_file_of_tokens(self, file, line):
+        file.write_text(line + "\n", encoding="utf-8")
         with pytest.raises(DsvError, match="is no file of tokens: .* 'dsv keys token'"):
             Tokens.read(file)
+
+    def test_a_running_server_takes_new_tokens_and_forgets_old_ones(self, store, file, token):
+        with run_server(store, options=ServeOptions(tokens=TokenFile(file))) as address:
+            third = Tokens.add(file, "third")
+            assert list_releases(Server(address, token=third))
+            write_atomically(file, file.read_bytes().splitlines(keepends=True)[2])
+            assert list_releases(Server(address, token=third))
+            with pytest.raises(DsvError, match="refused this device"):
+                list_releases(Server(address, token=token))
+            file.write_text("nonsense")
+            assert list_releases(Server(address, token=third)), "what was last read counts"
 
 
 class TestTls:
