@@ -197,6 +197,8 @@ def _build(
     tensors: Arrays, encoding: str, task: Task, provenance: Provenance, views: LabelledViews | None
 ) -> SupportSet:
     images, soft_labels = tensors["images"], tensors["soft_labels"]
+    if tensors["labels"].size == 0:  # before a decoder is asked for a picture of nothing
+        raise ArtefactError("release file holds no image")
     if encoding != "raw":
         if images.ndim != 1 or tensors["labels"].ndim != 1:
             raise ArtefactError("release file's encoded images and labels must each be one row")

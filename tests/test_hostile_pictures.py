@@ -8,6 +8,7 @@ import zlib
 
 import numpy
 import pytest
+import safetensors.numpy
 from encoded import ALL, PICTURES, drawn, needed, parts, with_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,15 @@ HOSTILE = [
     ("3-bit", lambda: bytes(481)),
     ("3-bit", lambda: b""),
 ]
+
+
+@pytest.mark.parametrize("name", ["3-bit", *PICTURES])
+def test_a_release_of_nothing(name, support_set, teacher):
+    needed(name)
+    content = artefact.encode(support_set, name, relabel=lambda images: predict(teacher.model, images, teacher.task))
+    tensors = {key: array[:0] for key, array in safetensors.numpy.load(content).items()}
+    with pytest.raises(ArtefactError, match="holds no image"):
+        artefact.decode(safetensors.numpy.save(tensors, metadata=parts(content)[0]["__metadata__"]))
 
 
 @pytest.mark.parametrize(("name", "make"), HOSTILE)
