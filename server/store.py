@@ -18,7 +18,15 @@ from protos.transport import DIGEST, RELEASE_SUFFIX
 
 METADATA_FOLDER = "metadata"
 """Signed metadata of a store's releases lies in this folder of it; server/publication.py writes it."""
-_ABANDONED_AFTER_S = 3600.0
+_HOUR_S, _MONTH_S = 3600.0, 30 * 86_400.0
+_UNFINISHED, _FINISHED = ".unfinished-", ".finished-"
+_ABANDONED_AFTER_S = {
+    f"{TEMPORARY_PREFIX}*": _HOUR_S,
+    f"{_UNFINISHED}*.partial": _HOUR_S,
+    f"{_UNFINISHED}*.state": _MONTH_S,
+    f"{_FINISHED}*": _MONTH_S,
+}
+"""After so long without a change nobody can be at such a file, or is likely to go on with it."""
 
 
 class UnknownReleaseError(DsvError):
@@ -114,8 +122,8 @@ class DirectoryStore(ReleaseStore):
         return self._folder / (digest + RELEASE_SUFFIX)
 
     def state_path(self, name: str) -> Path:
-        """Where an unfinished synthesis may keep its state; no release, and never listed."""
-        return self._folder / f".unfinished-{name}.state"
+        """Where an unfinished synthesis may keep its state, for a month; no release, and never listed."""
+        return self._folder / f"{_UNFINISHED}{name}.state"
 
     def finished(self, name: str) -> str | None:
         """The digest that ``mark_finished`` noted under a name, where its release is still in the store."""
@@ -139,7 +147,7 @@ class DirectoryStore(ReleaseStore):
             self._mark(name).unlink(missing_ok=True)
 
     def _mark(self, name: str) -> Path:
-        return self._folder / f".finished-{name}"
+        return self._folder / f"{_FINISHED}{name}"
 
     @property
     def metadata_folder(self) -> Path:
@@ -185,11 +193,12 @@ class DirectoryStore(ReleaseStore):
             return False
 
     def _clear_abandoned(self) -> None:
-        """Remove what processes that were killed while publishing left, once nobody can be at it any more."""
-        for path in self._folder.glob(f"{TEMPORARY_PREFIX}*"):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
-                    path.unlink()
+        """Remove what processes that were killed left, while publishing or in a synthesis."""
+        for pattern, after_s in _ABANDONED_AFTER_S.items():
+            for path in self._folder.glob(pattern):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > after_s:
+                        path.unlink()
 
 
 def _unknown(digest: str) -> UnknownReleaseError:
