@@ -67,7 +67,7 @@ class ReleaseServiceServicer:
     """
 
     def ListReleases(self, request, context):
-        """Lists all releases, newest first.
+        """Lists the newest releases, newest first: all of them, as far as their descriptions take at most 5 MB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +77,7 @@ class ReleaseServiceServicer:
         """Streams a release file from an offset, in chunks of at most 1 MiB.
 
         NOT_FOUND: no such release. OUT_OF_RANGE: the offset is beyond the end of the file.
+        UNAVAILABLE: the file cannot be read now, or the server stops; try again later, from the same offset.
         INVALID_ARGUMENT: the digest is not 64 lowercase hexadecimal digits.
         RESOURCE_EXHAUSTED: the server is busy or this peer asks too often; try again later, from the same offset.
         DATA_LOSS: the file was altered in the store.
@@ -88,7 +89,7 @@ class ReleaseServiceServicer:
     def GetReleaseManifest(self, request, context):
         """Tells everything that the server knows of one release.
 
-        NOT_FOUND: no such release. INVALID_ARGUMENT: as in Download.
+        NOT_FOUND: no such release. UNAVAILABLE, INVALID_ARGUMENT, DATA_LOSS: as in Download.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

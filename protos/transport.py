@@ -11,6 +11,8 @@ KEEPALIVE_TIMEOUT_S = 10
 MAX_MESSAGE_BYTES = 6 << 20
 """No message is larger: a chunk has 256 KiB, and metadata ends at ``MAX_METADATA_BYTES``."""
 MAX_METADATA_BYTES = 5_000_000
+MAX_LISTED_BYTES = 5_000_000
+"""Descriptions of releases that one message carries."""
 METADATA_NAME = re.compile(r"timestamp\.json|[1-9][0-9]{0,9}\.(?:root|snapshot|targets)\.json")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RELEASE_SUFFIX = ".dsv"

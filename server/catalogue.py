@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 from dsv import DsvError, SupportSet
 from protos import artefact, release_pb2
+from protos.transport import MAX_LISTED_BYTES
 from server.signed_releases import SignedRelease
 from server.store import ReleaseStore, StoredRelease, UnknownReleaseError
 
 
 class UnusableReleaseError(DsvError):
     """The file is there, but is not the release that its name says, or is too large to be served."""
+
+
+class UnreadableReleaseError(DsvError):
+    """The file is there, but the system does not give it now."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Catalogue:
         stored = self._store.list()
         with self._reading:
             entries = [self._look_at(release) for release in stored]
-            self._known = {release: self._known[release] for release in stored}
+            self._known = {release: self._known[release] for release in stored if release in self._known}
         return [entry for entry in entries if isinstance(entry, Entry)]
 
     def get(self, digest: str) -> Entry:
@@ -57,19 +62,28 @@ class Catalogue:
         Raises:
             UnknownReleaseError: there is none of that digest.
             UnusableReleaseError: its file was altered, or is too large.
+            UnreadableReleaseError: its file cannot be read now.
         """
         found = next((release for release in self._store.list() if release.digest == digest), None)
         if found is None:
             raise UnknownReleaseError(f"no release {digest}")
-        with self._reading:
-            entry = self._look_at(found)
+        entry = self._known.get(found)
+        if entry is None:  # else nobody waits for the reading of another one
+            with self._reading:
+                entry = self._look_at(found)
+        if isinstance(entry, OSError):
+            raise UnreadableReleaseError(f"release {digest} cannot be read now: {entry.strerror}; try again later")
         if isinstance(entry, str):
             raise UnusableReleaseError(entry)
         return entry
 
-    def _look_at(self, stored: StoredRelease) -> Entry | str:
+    def _look_at(self, stored: StoredRelease) -> Entry | str | OSError:
+        """What is known of it, or the fault of the moment, which is not remembered."""
         if stored not in self._known:
-            self._known[stored] = self._read(stored)
+            try:
+                self._known[stored] = self._read(stored)
+            except OSError as error:
+                return error
         return self._known[stored]
 
     def _read(self, stored: StoredRelease) -> Entry | str:
@@ -79,11 +93,14 @@ class Catalogue:
             content = self._store.read(stored.digest)
             altered = artefact.digest(content) != stored.digest
             support_set = None if altered else artefact.decode(content)
-        except (DsvError, OSError):
+        except DsvError:
             support_set = None
         if support_set is None:
             return f"release {stored.digest} was altered in the store"
-        return Entry(_manifest(stored, support_set), support_set.task.classes)
+        entry = Entry(_manifest(stored, support_set), support_set.task.classes)
+        if entry.manifest.ByteSize() > MAX_LISTED_BYTES:
+            return f"the class names of release {stored.digest} are too long for a message"
+        return entry
 
 
 def _manifest(stored: StoredRelease, support_set: SupportSet) -> release_pb2.GetReleaseManifestResponse:

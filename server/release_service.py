@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import grpc
 
 from protos import release_pb2, release_pb2_grpc
-from protos.transport import DIGEST, MAX_METADATA_BYTES, METADATA_NAME
-from server.catalogue import Catalogue, Entry, UnusableReleaseError
+from protos.transport import DIGEST, MAX_LISTED_BYTES, MAX_METADATA_BYTES, METADATA_NAME
+from server.catalogue import Catalogue, Entry, UnreadableReleaseError, UnusableReleaseError
 from server.metrics import Metrics
 from server.serve_options import Limits
 from server.store import ReleaseStore, UnknownReleaseError
@@ -40,7 +40,7 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
         self, request: release_pb2.ListReleasesRequest, context: Context
     ) -> release_pb2.ListReleasesResponse:
         entries = await asyncio.to_thread(self._catalogue.list)
-        return release_pb2.ListReleasesResponse(releases=[entry.release for entry in entries])
+        return release_pb2.ListReleasesResponse(releases=_that_fit(entry.release for entry in entries))
 
     async def GetReleaseManifest(
         self, request: release_pb2.GetReleaseManifestRequest, context: Context
@@ -76,7 +76,7 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
         with self._metrics.waiting.track_inprogress():
             await self._turns.acquire()
         try:
-            with self._store.open(request.digest) as opened:
+            with await self._opened(request.digest, context) as opened:
                 stalled = await self._send(opened, request.offset_bytes, context)
         finally:
             self._turns.release()
@@ -85,6 +85,12 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
             # the age limit of connections ends it at the latest.
             await stalled
             await _abort(context, grpc.StatusCode.ABORTED, "read too slowly; go on from the offset reached")
+
+    async def _opened(self, digest: str, context: Context) -> BinaryIO:
+        try:
+            return await asyncio.to_thread(self._store.open, digest)
+        except UnknownReleaseError:  # withdrawn while this call waited for its turn
+            await _abort(context, grpc.StatusCode.NOT_FOUND, f"no release {digest}")
 
     async def _send(self, opened: BinaryIO, offset_bytes: int, context: Context) -> asyncio.Task[None] | None:
         """Send the rest of a file; returns the write that the peer does not take, if it comes to that."""
@@ -111,6 +117,18 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
             await _abort(context, grpc.StatusCode.NOT_FOUND, f"no release {digest}")
         except UnusableReleaseError as error:
             await _abort(context, grpc.StatusCode.DATA_LOSS, str(error))
+        except UnreadableReleaseError as error:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+def _that_fit(releases: Iterable[release_pb2.Release]) -> Iterator[release_pb2.Release]:
+    """As many of the first ones as one message may carry."""
+    size_bytes = 0
+    for release in releases:
+        size_bytes += release.ByteSize()
+        if size_bytes > MAX_LISTED_BYTES:
+            return
+        yield release
 
 
 def _read_metadata(path: Path) -> bytes | None:

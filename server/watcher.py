@@ -29,6 +29,8 @@ class StoreWatcher:
         self._signed_s = -self._sign_interval_s
         self._changed = asyncio.Condition()
         self.releases: list[Entry] = []
+        self.look = 0
+        """Rises whenever the releases change."""
         self.stopping = False
 
     async def start(self) -> None:
@@ -53,21 +55,15 @@ class StoreWatcher:
             self._changed.notify_all()
 
     async def wait(self, known: int) -> None:
-        """Return once there are other releases than ``known`` (a number of looks), or the server stops."""
+        """Return once there are other releases than when ``look`` was ``known``, or the server stops."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.stopping or self.look != known)
-
-    look = 0
-    """Rises whenever the releases change."""
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._options.look_interval_s)
             try:
                 await self._look()
-            except (DsvError, OSError) as error:
-                self._metrics.signing_failures.inc()
-                log_event(logging.ERROR, "cannot sign", reason=str(error))
             except Exception as error:  # nothing in a store may end the looking for good
                 log_event(logging.ERROR, "cannot look at the store", reason=repr(error))
 
@@ -75,8 +71,13 @@ class StoreWatcher:
         found = await asyncio.to_thread(self._catalogue.list)
         changed = [entry.release.digest for entry in found] != [entry.release.digest for entry in self.releases]
         if self._publication and (changed or time.monotonic() - self._signed_s >= self._sign_interval_s):
-            await asyncio.to_thread(self._sign, self._publication, found)
-        if changed:  # after signing: who is told must find it signed
+            try:
+                await asyncio.to_thread(self._sign, self._publication, found)
+            except (DsvError, OSError) as error:
+                self._metrics.signing_failures.inc()
+                log_event(logging.ERROR, "cannot sign", reason=str(error))
+                return  # who is told of a release must find it signed
+        if changed:
             self.releases = found
             self.look += 1
             self._metrics.releases.set(len(found))
