@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dsv.errors import DsvError
-from dsv.task import Task
+from dsv.task import MAX_CLASSES, MAX_IMAGE_SIZE_PX, Task
 
 NORMS = ("instance", "batch", "group", "layer", "none")
 POOLINGS = ("average", "max")
+MAX_WIDTH = 4_096
 _TORCHVISION = "torchvision."
 _DEFAULT_NORM = {"convnet": "instance", "resnet18": "group"}
 _GLOBAL_RANDOM_STATE = threading.Lock()  # layers draw from it alone, so models are built one at a time
@@ -31,10 +32,13 @@ class ModelSpec:
         image_size_px: side of the square input, in pixels.
         classes: number of logits.
         width: channels of the ConvNet's layers, or of ResNet-18's first stage (the field's ResNet-18 has 64; 0
-            means the architecture's own default: 128 and 64). Torchvision models have no such knob.
+            means the architecture's own default: 128 and 64), at most 4096. Torchvision models have no such knob.
         norm: one of ``NORMS``, or ``default``: instance for convnet, group for resnet18 (no running statistics, which a
             federation would have to average).
         pooling: of the ConvNet, one of ``POOLINGS``; ``average`` in dataset condensation, ``max`` in the paper of DSVs.
+
+    Raises:
+        DsvError: a value is of another type or out of its range.
     """
 
     architecture: str
@@ -44,6 +48,20 @@ class ModelSpec:
     width: int = 0
     norm: str = "default"
     pooling: str = "average"
+
+    def __post_init__(self) -> None:
+        """Specs also come out of files that strangers wrote, so the annotations alone do not hold."""
+        if not all(isinstance(value, str) for value in (self.architecture, self.norm, self.pooling)):
+            raise DsvError("a model's architecture, norm and pooling must be text")
+        for name, low, high in (
+            ("channels", 1, 3),
+            ("image_size_px", 1, MAX_IMAGE_SIZE_PX),
+            ("classes", 1, MAX_CLASSES),
+            ("width", 0, MAX_WIDTH),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise DsvError(f"a model's {name} must be a whole number from {low} to {high}, got {value!r}")
 
     @classmethod
     def parse(cls, text: str, task: Task) -> ModelSpec:

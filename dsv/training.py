@@ -65,9 +65,9 @@ class TrainingConfig:
             raise DsvError(f"a training needs at least 1 step of 1 image, got {self.steps} of {self.batch_size}")
         if self.optimiser not in OPTIMISERS:
             raise DsvError(f"unknown optimiser {self.optimiser!r}; choose one of: {', '.join(OPTIMISERS)}")
-        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+        if not (0 <= self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
             raise DsvError(
-                "a learning rate must be positive and finite, a weight decay at least 0 and finite, got "
+                "a learning rate and a weight decay must be finite and at least 0, got "
                 f"{self.learning_rate} and {self.weight_decay}"
             )
         if not (0 <= self.mixup < math.inf and 0 <= self.warmup <= 1 and self.full_rate_fan_in >= 0):

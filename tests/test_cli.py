@@ -61,6 +61,7 @@ def test_help_names_every_command_and_every_option_has_a_description():
         ("No such option", ["--colour", "red"]),
         ("images per class must be at least 1, got 0", ["--images-per-class", "0"]),
         ("unknown architecture 'nosuchnet'", ["--architecture", "nosuchnet"]),
+        ("width must be a whole number from 0 to 4096", ["--architecture", "convnet:99999999"]),
         ("unknown architecture 'other'", ["--newcomers", "convnet:8,other"]),
         ("at least 2 clients", ["--clients", "1"]),
         ("cannot be split over 5000 clients", ["--clients", "5000"]),
@@ -72,6 +73,9 @@ def test_help_names_every_command_and_every_option_has_a_description():
         ("min-available-nodes 9 is more than the 8 clients", ["--min-available-nodes", "9"]),
         ("views must be a number or auto, got 'many'", ["--views", "many"]),
         ("view plan's count must be", ["--views", "2000000"]),
+        ("micro-batch must be at least 1", ["--micro-batch", "-1"]),
+        ("no parameter of the model fits 'nosuch.*'", ["--stationary-parameters", "nosuch.*"]),
+        ("no parameter of the model fits 'nosuch.*'", ["--trainable", "nosuch.*"]),
     ],
 )
 def test_mistakes_in_options(message, arguments, tmp_path):
@@ -281,7 +285,10 @@ def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch, release):
     assert "Error" not in dsv("inspect", release, "--pictures").output, "a reader that has had enough is no fault"
     monkeypatch.setattr("deploy.inspect.print_pictures", lambda *a: (_ for _ in ()).throw(MemoryError))
     refused("not enough memory", "inspect", release, "--pictures")
-    refused("not enough memory", "simulate", "--out", tmp_path, "--architecture", "convnet:99999999")
+    for said in ("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory", "CUDA out of memory"):
+        torchs = RuntimeError(said)
+        monkeypatch.setattr("deploy.inspect.print_pictures", lambda *a, e=torchs: (_ for _ in ()).throw(e))
+        refused("not enough memory", "inspect", release, "--pictures")
 
 
 def test_a_release_or_model_that_cannot_be_kept_is_told_before_the_download(tmp_path):

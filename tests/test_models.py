@@ -1,9 +1,13 @@
+import dataclasses
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dsv import KNOWN_TASKS, NORMS, DsvError, ModelSpec, Task, build_model
+from protos.checkpoint import METADATA_KEY, load_checkpoint
 
 COLOUR = KNOWN_TASKS["cifar10"]
 
@@ -64,6 +68,29 @@ def test_the_seed_alone_decides_and_the_global_state_is_left():
 def test_errors_name_the_thing(text, message):
     with pytest.raises(DsvError, match=message):
         build_model(ModelSpec.parse(text, COLOUR), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": 5}, "architecture, norm and pooling must be text"),
+        ({"norm": ["batch"]}, "architecture, norm and pooling must be text"),
+        ({"width": -5}, "width must be a whole number from 0 to 4096, got -5"),
+        ({"width": 1e3}, "width must be a whole number"),
+        ({"width": 10**9}, "width must be a whole number"),
+        ({"classes": -1}, "classes must be a whole number"),
+        ({"classes": True}, "classes must be a whole number"),
+        ({"image_size_px": 0}, "image_size_px must be a whole number"),
+    ],
+)
+def test_specs_out_of_files_that_strangers_wrote(change, message, tmp_path):
+    spec = {"architecture": "convnet", "channels": 1, "image_size_px": 8, "classes": 10, **change}
+    with pytest.raises(DsvError, match=message):
+        ModelSpec(**spec)
+    described = {"spec": spec, "task": dataclasses.asdict(KNOWN_TASKS["digits"])}
+    save_file({"x": torch.zeros(1)}, tmp_path / "m.safetensors", {METADATA_KEY: json.dumps(described)})
+    with pytest.raises(DsvError, match=message):
+        load_checkpoint(tmp_path / "m.safetensors")
 
 
 def test_too_small_an_image():
