@@ -70,7 +70,7 @@ def dead_leaves_start(
         on_drawn: called with the number of pictures drawn so far and in all; it takes a while.
 
     Returns:
-        (K * n, C, S, S) pictures, sorted by class, the surest first.
+        A start of that name, with (K * n, C, S, S) uint8 pictures, sorted by class, the surest first.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.empty(task.classes, 0, *task.image_shape, dtype=torch.uint8)

@@ -164,6 +164,9 @@ def label_views(
         images: (N, C, S, S) uint8, as newcomers get them.
         device: where the teacher is.
         on_labelled: called with the number of views so far and in all.
+
+    Raises:
+        DsvError: the teacher's logits are not finite, or the plan's dead leaves take more memory than permitted.
     """
     views, found = Views(images, task, plan), []
     with torch.no_grad():

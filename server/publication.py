@@ -9,8 +9,8 @@ count, so a crash at any instant leaves the old state or the new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -235,10 +235,16 @@ class Publication:
         except OSError as error:
             raise DsvError(f"cannot make {self.folder}: {error.strerror}; choose another store") from None
 
-    def _locked(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         if not self.folder.is_dir():
             self.root()  # says what is missing
-        return locked(self.folder / ".lock")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / ".lock"))
+            except OSError as error:
+                raise DsvError(f"cannot write into {self.folder}: {error.strerror}; see to its rights") from None
+            yield
 
 
 def _is_metadata(path: Path) -> bool:

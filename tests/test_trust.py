@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -237,6 +238,15 @@ def test_a_server_that_signs_keeps_metadata_fresh(federation, content, support_s
         while Metadata.from_file(str(federation.metadata / "timestamp.json")).signed.version < before + 2:
             assert datetime.now(UTC) < deadline
         assert len(digests(device)) == 1
+
+
+def test_a_folder_of_metadata_that_cannot_be_written(federation, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("server.publication.locked", refuse)
+    with pytest.raises(DsvError, match="cannot write into .*metadata: Permission denied; see to its rights"):
+        federation.publication.update([])
 
 
 def test_a_server_without_metadata(federation, content, tmp_path):
