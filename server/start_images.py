@@ -42,7 +42,9 @@ def starts_of(
     if choice == NOISE:
         return dict.fromkeys(releases)
     if is_folder(choice):
-        name = Path(choice).name  # a release tells no path
+        name = Path(choice).resolve().name  # a release tells no path
+        if not is_folder(name) or not name:  # nor does a folder pass for what was drawn
+            name = f"folder {name}"
         return {count: Start(name, load_start(choice, task, count)) for count in releases}
     # Drawn once: a smaller release starts from the surest of the largest one's.
     drawn = dead_leaves_start(label, task, max(releases), seed=seed, on_drawn=on_drawn)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsv import KNOWN_TASKS, Task
+from dsv import KNOWN_TASKS, Task, write_picture
 from server.start_images import starts_of
 
 
@@ -36,6 +36,17 @@ def few_pictures(monkeypatch):
 def test_the_choices(choice, image_size_px, name):
     starts = starts_of(choice, of_size(image_size_px), (2, 1), seed=0, label=by_brightness)
     assert [start and start.name for start in starts.values()] == [name, name]
+
+
+@pytest.mark.parametrize("name", ["noise", "dead-leaves", "auto", "pictures"])
+def test_a_folder_never_passes_for_what_was_drawn(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    for number in range(2):
+        write_picture(tmp_path / name / f"{number}.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    monkeypatch.chdir(tmp_path / name)
+    for choice in (".", f"../{name}"):
+        [start] = starts_of(choice, of_size(8), (1,), seed=0, label=by_brightness).values()
+        assert start.name == (name if name == "pictures" else f"folder {name}")
 
 
 def test_the_teacher_chooses_each_classes_pictures():
