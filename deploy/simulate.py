@@ -41,6 +41,7 @@ from server.events import (
     read_events,
 )
 from server.message_bytes import WEIGHTS
+from server.run_check import check_clients, check_machine, check_options
 from server.run_folder import (
     FLOWER_LOG,
     PARTITION_FILE,
@@ -49,9 +50,8 @@ from server.run_folder import (
     TEACHER_FILE,
     new_run_dir,
 )
-from server.start_images import check_start, is_folder
+from server.start_images import is_folder
 from server.store import DirectoryStore
-from server.view_labels import plan_of
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,12 @@ def _with_folder_classes(settings: RunSettings) -> RunSettings:
 
 
 def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:
-    checked_device(settings.device)
     if harness.tensorboard:
         check_tensorboard()
-    for name in ("min_train_nodes", "min_available_nodes"):
-        if getattr(settings, name) > harness.clients:
-            wanted = f"{name.replace('_', '-')} {getattr(settings, name)}"
-            raise DsvError(f"{wanted} is more than the {harness.clients} clients; rounds would wait for ever")
+    check_clients(settings, harness.clients)
+    check_options(settings)
+    check_machine(settings)
     starting_model(settings)
-    check_start(settings.start, settings.task(), max(settings.releases))
-    plan_of(settings.views, settings.task(), settings.seed)
-    ImageEncoding(settings.image_encoding).check_works(settings.task())
     for architecture in harness.architectures:
         build_model(ModelSpec.parse(architecture, settings.task()), seed=0)
 

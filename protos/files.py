@@ -91,8 +91,13 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which is made, alone among processes; a process that dies lets go of it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file ``path``, which is made, alone among processes; a process that dies lets go of it.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is false.
+        OSError: it cannot be made.
+    """
     with path.open("a") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from dsv import DsvError, checked_device
+from dsv import DsvError
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import CLIENTS, RunSettings
@@ -19,11 +19,13 @@ from server.client_models import Upload, keep_client_models
 from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
 from server.resume import (
     ResumedFedAvg,
-    claim_run_dir,
+    claimed,
     finished_teacher,
+    keep_settings,
     round_path,
     rounds_done,
 )
+from server.run_check import check_machine, check_options
 from server.run_folder import STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
 from server.strategy import Participation
@@ -40,15 +42,17 @@ def main(grid: Grid, context: Context) -> None:
     """
     settings = RunSettings.from_run_config(context.run_config)
     run_dir = Path(settings.run_dir) if settings.run_dir else new_run_dir(Path("runs"))
-    claim_run_dir(run_dir, settings)
-    events = EventLog(run_dir)
-    try:
-        checked_device(settings.device)
-        teacher = finished_teacher(run_dir) or _federate(grid, settings, run_dir, events)
-        _publish(teacher, settings, run_dir, events)
-    except DsvError as error:
-        events.write(Failed(str(error)))
-        raise
+    with claimed(run_dir, settings):
+        events = EventLog(run_dir)
+        try:
+            check_options(settings)
+            check_machine(settings)
+            keep_settings(run_dir, settings)  # after the checks: what they refuse may be mended in the same folder
+            teacher = finished_teacher(run_dir) or _federate(grid, settings, run_dir, events)
+            _publish(teacher, settings, run_dir, events)
+        except DsvError as error:
+            events.write(Failed(str(error)))
+            raise
 
 
 def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog) -> Checkpoint:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,53 @@ from flwr.serverapp import Grid
 
 from dsv import DsvError
 from protos.checkpoint import Checkpoint, load_checkpoint
-from protos.files import write_atomically
-from protos.settings import RunSettings
+from protos.files import locked, write_output
+from protos.settings import RunSettings, Scalar
 from server.run_folder import ROUNDS_FOLDER, SETTINGS_FILE, TEACHER_FILE
 from server.strategy import GuardedFedAvg
 
 _NOT_COMPARED = ("run-dir", "store")
 
 
-def claim_run_dir(run_dir: Path, settings: RunSettings) -> None:
-    """Take ``run_dir`` for a run with these settings, or go on with the one that is in it.
+@contextmanager
+def claimed(run_dir: Path, settings: RunSettings) -> Iterator[None]:
+    """Have ``run_dir`` alone, for a run with these settings or the rest of the one that is in it.
 
     Raises:
-        DsvError: it holds a run with other settings, or it cannot be written.
+        DsvError: another process is at work in it, it holds a run with other settings, or it cannot be written.
     """
-    wanted = {key: value for key, value in settings.to_run_config().items() if key not in _NOT_COMPARED}
+    wanted, path = _compared(settings), run_dir / SETTINGS_FILE
+    with ExitStack() as stack:
+        try:
+            (run_dir / ROUNDS_FOLDER).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(run_dir / ".lock", wait=False))
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+        except BlockingIOError:
+            raise DsvError(f"a run is at work in {run_dir}; await its end, or name another folder with run-dir") from None
+        except (OSError, ValueError):
+            raise DsvError(f"cannot use the run's folder {run_dir}; name another one with run-dir") from None
+        differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+        if differing:
+            raise DsvError(
+                f"run folder {run_dir} holds a run with other settings ({', '.join(differing)}); give the same ones to "
+                "go on with it, or name another folder with run-dir"
+            )
+        yield
+
+
+def keep_settings(run_dir: Path, settings: RunSettings) -> None:
+    """From now on ``run_dir`` is this run's, and another one's settings are refused.
+
+    Raises:
+        DsvError: it cannot be written.
+    """
     path = run_dir / SETTINGS_FILE
-    try:
-        (run_dir / ROUNDS_FOLDER).mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DsvError(f"cannot use the run's folder {run_dir}; name another one with run-dir") from None
-    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
-    if differing:
-        raise DsvError(
-            f"run folder {run_dir} holds a run with other settings ({', '.join(differing)}); give the same ones to go "
-            "on with it, or name another folder with run-dir"
-        )
+    if not path.exists():
+        write_output(path, (json.dumps(_compared(settings), indent=1) + "\n").encode(), "the run's settings")
+
+
+def _compared(settings: RunSettings) -> dict[str, Scalar]:
+    return {key: value for key, value in settings.to_run_config().items() if key not in _NOT_COMPARED}
 
 
 def finished_teacher(run_dir: Path) -> Checkpoint | None:

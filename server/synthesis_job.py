@@ -28,7 +28,7 @@ from dsv import (
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
-from protos.settings import RunSettings
+from protos.settings import NOISE, RunSettings
 from server.client_models import load_client_models, usable
 from server.events import IterationDone, LeavesDrawn, Published, ViewsLabelled
 from server.frames import frame_keeper
@@ -62,7 +62,8 @@ def publish_releases(
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
-        DsvError: as ``synthesize``, ``starts_of``, ``plan_of`` and ``ReleaseStore.publish``.
+        DsvError: as ``synthesize``, ``starts_of``, ``plan_of``, ``load_client_models``, ``usable``,
+            ``ImageEncoding.check_works`` and ``DirectoryStore``'s methods.
     """
     compute, ranks = settings.compute(), ranks or Ranks()
     tell = on_event if ranks.rank == 0 else lambda event: None
@@ -127,6 +128,7 @@ class _Job:
         """Of the synthesis of ``count`` images a class: another one for all that would make another release."""
         settings, digest = self.settings, hashlib.sha256(start.images.numpy().tobytes() if start else b"")
         decided = [asdict(settings.synthesis(count)), settings.seed, settings.views, settings.image_encoding]
+        decided += [asdict(self.teacher.task), str(self.teacher.spec), start.name if start else NOISE]
         decided += [asdict(settings.compute()), self._digests, self.ranks.count]
         digest.update(json.dumps(decided).encode())
         return f"{count}-per-class-{digest.hexdigest()[:16]}"

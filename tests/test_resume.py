@@ -160,6 +160,8 @@ def test_releases_that_are_out_are_not_made_again(teacher, tmp_path):
         iterations_of(teacher, store, killed_in=2)
     for changed in ({"seed": 1}, {"image_encoding": "raw"}, {"iterations": 9}):
         assert 1 in iterations_of(teacher, store, **changed)[0], "another release"
+    renamed = dataclasses.replace(teacher.task, class_names=tuple("abcdefghij"))
+    assert 1 in iterations_of(dataclasses.replace(teacher, task=renamed), store)[0], "another task"
 
 
 def test_two_syntheses_in_one_store_keep_apart(teacher, task, tmp_path):

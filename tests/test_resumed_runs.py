@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from flwr.app import Context, RecordDict
 from in_process import InProcessGrid
 from test_federation import content, initial
 
@@ -16,8 +17,9 @@ from dsv import DsvError, build_model
 from protos import allowlist
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import RunSettings
-from server.events import RoundDone
-from server.resume import ResumedFedAvg, claim_run_dir, finished_teacher, round_path, rounds_done
+from server.app import main as server_main
+from server.events import Failed, RoundDone, read_events
+from server.resume import ResumedFedAvg, claimed, finished_teacher, keep_settings, round_path, rounds_done
 
 pytestmark = pytest.mark.usefixtures("a_flower_task")
 
@@ -49,24 +51,56 @@ def test_the_rest_of_a_federation_counts_on():
 
 def test_a_folder_is_taken_once_and_taken_up_again_with_the_same_settings(tmp_path):
     run_dir = tmp_path / "new" / "run"
-    claim_run_dir(run_dir, SETTINGS)
-    claim_run_dir(run_dir, replace(SETTINGS, run_dir=str(run_dir), store="elsewhere"))
-    with pytest.raises(DsvError, match=r"holds a run with other settings \(rounds, seed\)"):
-        claim_run_dir(run_dir, replace(SETTINGS, rounds=6, seed=1))
+    with claimed(run_dir, replace(SETTINGS, seed=3)):
+        pass  # what the checks refuse may be mended in the same folder
+    with claimed(run_dir, SETTINGS):
+        keep_settings(run_dir, SETTINGS)
+    with claimed(run_dir, replace(SETTINGS, run_dir=str(run_dir), store="elsewhere")):
+        pass
+    with (
+        pytest.raises(DsvError, match=r"holds a run with other settings \(rounds, seed\)"),
+        claimed(run_dir, replace(SETTINGS, rounds=6, seed=1)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"views": "many"}, "views must be a number"),
+        ({"start": "/none"}, "start folder /none does not exist"),
+        ({"micro_batch": -1}, "micro-batch must be"),
+        ({"stationary_parameters": "nosuch"}, "no parameter of the model fits"),
+        ({"device": "toaster"}, "unknown device"),
+    ],
+)
+def test_what_cannot_be_synthesised_is_refused_before_a_client_is_asked(tmp_path, change, message):
+    wrong = replace(SETTINGS, run_dir=str(tmp_path / "run"), **change)
+    with pytest.raises(DsvError, match=message):
+        server_main(InProcessGrid([]), Context(1, 1, {}, RecordDict(), dict(wrong.to_run_config())))
+    [event] = read_events(tmp_path / "run")
+    assert isinstance(event, Failed) and event.reason
+    with claimed(tmp_path / "run", SETTINGS):
+        pass  # the mended options may have the same folder
+
+
+def test_a_folder_in_which_a_run_is_at_work(tmp_path):
+    with claimed(tmp_path, SETTINGS), pytest.raises(DsvError, match="a run is at work in"), claimed(tmp_path, SETTINGS):
+        pass
 
 
 def test_a_folder_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DsvError, match="cannot use the run's folder"):
-        claim_run_dir(tmp_path / "file" / "run", SETTINGS)
-    claim_run_dir(tmp_path / "run", SETTINGS)
+    with pytest.raises(DsvError, match="cannot use the run's folder"), claimed(tmp_path / "file" / "run", SETTINGS):
+        pass
+    (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.json").write_text("{broken")
-    with pytest.raises(DsvError, match="cannot use the run's folder"):
-        claim_run_dir(tmp_path / "run", SETTINGS)
+    with pytest.raises(DsvError, match="cannot use the run's folder"), claimed(tmp_path / "run", SETTINGS):
+        pass
 
 
 def test_the_last_whole_round_is_found_and_half_written_ones_are_not(tmp_path):
-    claim_run_dir(tmp_path, SETTINGS)
+    (tmp_path / "rounds").mkdir()
     assert rounds_done(tmp_path, checkpoint(0)) == 0 and finished_teacher(tmp_path) is None
     for number in (0, 1, 2):
         save_checkpoint(round_path(tmp_path, number), checkpoint(number))

@@ -1,0 +1,34 @@
+"""What can be refused before anything is trained."""
+
+from __future__ import annotations
+
+from dsv import DsvError, build_model, chosen_parameters
+from protos.encodings import ImageEncoding
+from protos.settings import RunSettings
+from server.start_images import check_start
+from server.view_labels import plan_of
+
+
+def check_options(settings: RunSettings) -> None:
+    """Raise DsvError where options do not fit each other, on whichever machine they are given."""
+    model = build_model(settings.model_spec(), seed=0)
+    chosen_parameters(model, settings.trainable)
+    for count in settings.releases:
+        chosen_parameters(model, settings.synthesis(count).stationary_parameters)
+    plan_of(settings.views, settings.task(), settings.seed)
+
+
+def check_machine(settings: RunSettings) -> None:
+    """Raise DsvError where this machine, which will synthesise, lacks what the options need: a device, the images to
+    start from, or a picture format."""
+    settings.compute()
+    check_start(settings.start, settings.task(), max(settings.releases))
+    ImageEncoding(settings.image_encoding).check_works(settings.task())
+
+
+def check_clients(settings: RunSettings, clients: int) -> None:
+    """Raise DsvError where rounds would wait for more than ``clients``, for ever."""
+    for name in ("min_train_nodes", "min_available_nodes"):
+        if getattr(settings, name) > clients:
+            wanted = f"{name.replace('_', '-')} {getattr(settings, name)}"
+            raise DsvError(f"{wanted} is more than the {clients} clients; rounds would wait for ever")
