@@ -20,8 +20,8 @@ from dsv import DsvError
 from protos.settings import RunSettings
 from protos.transport import is_loopback
 from server.serve_options import Limits, ServeOptions, TlsFiles
-from server.tokens import TokenFile, Tokens
 from server.signed_releases import Lifetimes
+from server.tokens import TokenFile, Tokens
 
 _FILE = click.Path(path_type=Path)
 _STORE = click.option("--store", required=True, type=_FILE, help="Folder of releases.")

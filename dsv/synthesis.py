@@ -95,7 +95,7 @@ def synthesize(
     )
     moved = model if anchors is None else copy.deepcopy(model)
     run = PixelOptimiser(moved, task, config, wanted, compute=compute, ranks=ranks, anchors=anchors)
-    identity = _identity(provenance, task, compute, ranks, wanted, start)
+    identity = _identity(provenance, task, compute, ranks, labels=wanted, start=start)
     state = checkpointing.load(identity) if checkpointing else None
     run.restore(state) if state else run.begin(seed, start)
     _show(run, frames, ranks)
@@ -133,7 +133,11 @@ def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
 
 
 def check_fits(
-    model: nn.Module, task: Task, device: torch.device | str = "cpu", *, dtypes: Sequence[torch.dtype] = (torch.float32,)
+    model: nn.Module,
+    task: Task,
+    device: torch.device | str = "cpu",
+    *,
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
 ) -> None:
     """Raise DsvError unless ``model`` maps the task's images to the task's classes.
 
@@ -178,7 +182,7 @@ def _checked(labels: Tensor, task: Task) -> Tensor:
 
 
 def _identity(
-    provenance: Provenance, task: Task, compute: Compute, ranks: Ranks, labels: Tensor, start: Start | None
+    provenance: Provenance, task: Task, compute: Compute, ranks: Ranks, *, labels: Tensor, start: Start | None
 ) -> str:
     """What must be equal for a saved state to be a state of this run."""
     described = json.dumps([asdict(provenance), asdict(task), asdict(compute), ranks.count], sort_keys=True)

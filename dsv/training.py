@@ -19,7 +19,6 @@ from dsv.pixels import from_uint8
 from dsv.task import Task
 from dsv.views import LabelledViews, Targets, Views
 
-
 OPTIMISERS = ("sgd", "adam", "adamw")
 
 

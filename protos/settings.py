@@ -59,7 +59,9 @@ class RunSettings:
         "share of each client's images that it keeps from training and tests every round's model on; 0 tests nothing",
     )
     rounds: int = option(14, "rounds of federated averaging")
-    fraction_train: float = option(1.0, "share of the connected clients that a round asks; below 1 Flower draws them by chance, whatever the seed")
+    fraction_train: float = option(
+        1.0, "share of the connected clients that a round asks; below 1 Flower draws them by chance, whatever the seed"
+    )
     min_train_nodes: int = option(2, "fewest clients that a round asks")
     min_available_nodes: int = option(
         2, "fewest connected clients that a round starts with; it waits until then, so keep it below their number"

@@ -67,7 +67,7 @@ class Catalogue:
         found = next((release for release in self._store.list() if release.digest == digest), None)
         if found is None:
             raise UnknownReleaseError(f"no release {digest}")
-        entry = self._known.get(found)
+        entry: Entry | str | OSError | None = self._known.get(found)
         if entry is None:  # else nobody waits for the reading of another one
             with self._reading:
                 entry = self._look_at(found)

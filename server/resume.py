@@ -35,7 +35,9 @@ def claimed(run_dir: Path, settings: RunSettings) -> Iterator[None]:
             stack.enter_context(locked(run_dir / ".lock", wait=False))
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
         except BlockingIOError:
-            raise DsvError(f"a run is at work in {run_dir}; await its end, or name another folder with run-dir") from None
+            raise DsvError(
+                f"a run is at work in {run_dir}; await its end, or name another folder with run-dir"
+            ) from None
         except (OSError, ValueError):
             raise DsvError(f"cannot use the run's folder {run_dir}; name another one with run-dir") from None
         differing = sorted(key for key in wanted if found.get(key) != wanted[key])

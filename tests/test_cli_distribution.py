@@ -22,8 +22,8 @@ from deploy.newcomer import watch_releases
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.distribution import run_server
-from server.tokens import Tokens
 from server.store import DirectoryStore
+from server.tokens import Tokens
 
 
 def dsv(*arguments):
