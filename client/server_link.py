@@ -135,9 +135,11 @@ class Server:
         return kind(f"server {self.address} {messages.get(code, f'refused: {code.name}: {details}')}")
 
     def _channel(self) -> grpc.Channel:
+        # What goes to this machine itself takes no proxy of the network's.
+        options = CLIENT_OPTIONS + [("grpc.enable_http_proxy", 0)] * is_loopback(host_of(self.address))
         if self.tls:
-            return grpc.secure_channel(self.address, self.tls.credentials(), options=CLIENT_OPTIONS)
-        return grpc.insecure_channel(self.address, options=CLIENT_OPTIONS)
+            return grpc.secure_channel(self.address, self.tls.credentials(), options=options)
+        return grpc.insecure_channel(self.address, options=options)
 
     def _tls_hint(self, details: str) -> str:
         if "ssl" not in details.lower() and "handshake" not in details.lower() and "certificate" not in details.lower():

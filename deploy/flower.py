@@ -27,6 +27,7 @@ from dsv import DsvError
 
 CONNECTION = "dsv-local"
 START_TIMEOUT_S = 60.0
+_STATUS_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,17 @@ class Simulation:
     def _status(self) -> str:
         """Status of the latest run, such as ``finished:completed``; empty when there is none."""
         command = [tool("flwr"), "list", CONNECTION, "--format", "json"]
-        listed = subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, check=False)
         try:
+            listed = subprocess.run(
+                command,
+                env=dict(self.environment),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_STATUS_TIMEOUT_S,
+            )
             return str(json.loads(listed.stdout)["runs"][0]["status"])
-        except (ValueError, KeyError, IndexError):
+        except (ValueError, KeyError, IndexError, subprocess.TimeoutExpired):
             return ""
 
 

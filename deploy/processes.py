@@ -20,6 +20,7 @@ from dsv import DsvError
 ROOT = Path(__file__).resolve().parent.parent
 POLL_S = 0.2
 _STOP_TIMEOUT_S = 10.0
+_LOOPBACK = "127.0.0.1,localhost,::1"
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -37,7 +38,10 @@ def flower_environment(home: Path) -> dict[str, str]:
     Flower starts its children by name, so the folder of the running Python comes first on PATH.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path}
+    # What goes to this machine itself takes no proxy of the network's.
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), _LOOPBACK]))
+    proxies = {"no_proxy": direct, "NO_PROXY": direct}
+    return {**os.environ, **QUIET, **proxies, "FLWR_HOME": str(home), "PATH": path}
 
 
 def tool(name: str) -> str:
@@ -141,9 +145,10 @@ def _has(pid: int, variable: bytes) -> bool:
 
 
 def answers(url: str, trust: ssl.SSLContext | None = None) -> bool:
-    """Whether an HTTP server answers there with success within a second."""
+    """Whether an HTTP server of this machine answers there with success within a second."""
+    direct, tls = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
     try:
-        with urllib.request.urlopen(url, timeout=1, context=trust):
+        with urllib.request.build_opener(direct, tls).open(url, timeout=1):
             return True
     except (urllib.error.URLError, OSError):
         return False
