@@ -52,9 +52,11 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
         task: what the images must fit.
 
     Raises:
-        DsvError: missing folder, empty or unknown class, images of another size or number of classes, or files that
+        DsvError: no data set of that name, missing folder, empty or unknown class, images of another size or number of classes, or files that
             are not there and cannot be downloaded. A corrupt image raises when it is loaded.
     """
+    if data != IMAGEFOLDER and data not in KNOWN_TASKS:
+        raise DsvError(f"data {data!r} is unknown; choose one of: {', '.join([*KNOWN_TASKS, IMAGEFOLDER])}")
     if data in KNOWN_TASKS:
         _check_fits(data, KNOWN_TASKS[data], task)
     if data == "digits":
@@ -103,18 +105,45 @@ def device_folder(root: Path) -> Path:
     return folder
 
 
+def device_classes(root: Path) -> tuple[str, ...]:
+    """Names of a device's class folders, sorted; it may have a single one.
+
+    Raises:
+        DsvError: as ``device_folder``, or a comma in a name.
+    """
+    return _class_names(device_folder(root))
+
+
+def broken_pictures(folder: Path) -> list[Path]:
+    """Those picture files below a folder that training could not decode; every one is opened."""
+    return [path for path in picture_paths(folder) if not _decodes(path)]
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        read_picture(path, KNOWN_TASKS["digits"])
+    except DsvError:
+        return False
+    return True
+
+
 def folder_classes(root: str) -> tuple[str, ...]:
     """Class names of an ImageFolder tree: the sorted folders of ``train/``.
 
     Raises:
-        DsvError: no root, no ``train/`` in it, or no class in that.
+        DsvError: no root, no ``train/`` in it, no class in that, or a comma in a name.
     """
     train = _existing_split(root, "train")
-    names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+    names = _class_names(train)
     if len(names) < 2:
         raise DsvError(f"{train} holds {len(names)} class folders; put each class's images into a folder of its own")
+    return names
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
     if any("," in name for name in names):
-        raise DsvError(f"{train} has a class folder with a comma in its name; rename it")
+        raise DsvError(f"{folder} has a class folder with a comma in its name; rename it")
     return names
 
 

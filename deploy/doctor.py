@@ -10,17 +10,16 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from client.data import device_folder
+from client.data import broken_pictures, device_folder
 from deploy.addresses import Address
 from deploy.doctor_server import check_server
 from deploy.findings import Finding, bad, fine, worrying
 from deploy.pem import read_certificate
-from dsv import KNOWN_TASKS, DsvError, picture_paths, read_picture
+from dsv import DsvError, picture_paths
 
 _EXPIRES_SOON = timedelta(days=30)
 _DISK_LEAST_BYTES, _DISK_LITTLE_BYTES = 500_000_000, 5_000_000_000
 _MEMORY_LEAST_BYTES = 700_000_000  # a client's process with torch loaded and a small model
-_DECODED_AT_MOST = 500
 
 
 class Role(StrEnum):
@@ -154,16 +153,6 @@ def _check_data(root: Path) -> Iterator[Finding]:
     for name, count in counts.items():
         if not count:
             yield worrying("data", f"class folder {folder / name} holds no image", "add images or remove the folder")
-    broken = [path for path in picture_paths(folder)[:_DECODED_AT_MOST] if not _decodes(path)]
-    if broken:
+    if broken := broken_pictures(folder):
         some = ", ".join(str(path) for path in broken[:3])
         yield bad("data", f"{len(broken)} images cannot be decoded: {some}", "replace or remove them")
-
-
-def _decodes(path: Path) -> bool:
-    """Whether training could read it."""
-    try:
-        read_picture(path, KNOWN_TASKS["digits"])
-    except DsvError:
-        return False
-    return True

@@ -30,6 +30,11 @@ def test_digits_are_the_1797_of_scikit_learn():
     )
 
 
+def test_a_data_set_that_nobody_knows():
+    with pytest.raises(DsvError, match="data 'cifar' is unknown; choose one of: .*cifar10.*imagefolder"):
+        open_split("cifar", "", "train", KNOWN_TASKS["digits"])
+
+
 def test_an_image_folder(image_tree):
     assert folder_classes(str(image_tree)) == ("blue", "red")
     split = open_split("imagefolder", str(image_tree), "train", TWO)

@@ -73,6 +73,19 @@ def test_data_that_does_not_do(image_tree, tmp_path):
     assert code == 1 and "1 images cannot be decoded" in printed and "green holds no image" in printed
 
 
+def test_every_image_is_opened(image_tree, monkeypatch):
+    for number in range(600):
+        shutil.copy(image_tree / "train" / "red" / "0.png", image_tree / "train" / "red" / f"a{number:03}.png")
+    (image_tree / "train" / "red" / "z.png").write_bytes(b"broken")
+    code, printed = doctor("--data", image_tree)
+    assert code == 1 and "625 images in 2 classes" in printed and "z.png" in printed
+
+
+def test_a_server_whose_certificate_cannot_be_checked_is_not_blamed(tmp_path):
+    code, printed = doctor("--server", "localhost:1", "--state", tmp_path)
+    assert code == 0 and "localhost:1 was not asked" in printed and "give --certs" in printed
+
+
 def test_little_disk_and_little_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(deploy.doctor, "_DISK_LEAST_BYTES", 1 << 60)
     monkeypatch.setattr(deploy.doctor, "_MEMORY_LEAST_BYTES", 1 << 60)
