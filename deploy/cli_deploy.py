@@ -178,18 +178,24 @@ def run(address: Address, authority: Path | None, **values: Any) -> None:
     was cut off.
     """
     from deploy.control import control
+    from server.run_check import check_options
 
     settings = RunSettings(**values, data=IMAGEFOLDER)
+    check_options(settings)
+    door = f" --control {address}" + (f" --authority {authority}" if authority else "")
     with control(address, authority) as way:
         number = way.start(settings.to_run_config())
-        click.echo(f"run {number} started; to stop it: 'dsv deploy stop {number}'")
-        way.await_end(number, finished=lambda: False)
+        click.echo(f"run {number} started; to stop it: 'dsv deploy stop {number}{door}'")
+        way.await_end(number, finished=lambda: False, say=lambda told: click.echo(told, err=True))
         click.echo(f"run {number} completed")
 
 
 @deploy.command()
 @click.option(
-    "--device-data", multiple=True, type=_PATH, help="A device's images, train/<class>/*; repeat for each device."
+    "--device-data",
+    multiple=True,
+    type=_PATH,
+    help="A device's images, <class>/* or train/<class>/*; repeat for each device.",
 )
 @click.option("--nodes", default=2, show_default=True, help="Devices with bundled digits, without --device-data.")
 @click.option("--stay", is_flag=True, help="Keep everything up after the run, until interrupted.")
@@ -212,6 +218,7 @@ def local(device_data: tuple[Path, ...], nodes: int, stay: bool, out: Path, quie
         folder = deployment.write_ledger()
         if stay:
             trusted = f"--ca {deployment.authority} --trust {deployment.root}"
+            deployment.check_alive()
             shown.say(f"newcomers: dsv bootstrap --server {deployment.distribution} {trusted}")
             shown.say("everything stays up; interrupt to end it")
             _await_interrupt()
@@ -234,7 +241,7 @@ def _await_interrupt() -> None:
 )
 @click.option("--certs", type=_PATH, help="The folder nodes/NAME or server/ that 'dsv certs' made.")
 @click.option("--server", type=_ADDRESS, help="Address of 'dsv deploy proxy'.")
-@click.option("--data", type=_PATH, help="A device's images, train/<class>/*.")
+@click.option("--data", type=_PATH, help="A device's images, <class>/* or train/<class>/*.")
 @_STATE
 def doctor(role: str, certs: Path | None, server: Address | None, data: Path | None, state: Path) -> None:
     """Look this device or server over and print what to fix; exits with 1 when something does not work."""

@@ -20,7 +20,9 @@ from dsv import DsvError
 
 CONNECTION = "dsv"
 _COMMAND_TIMEOUT_S = 180.0
+_LOG_TIMEOUT_S = 60.0
 _STATUS_EVERY_S = 10.0
+_PATIENCE_S = 900.0
 _FINISHED = "finished:"
 _COMPLETED = "finished:completed"
 
@@ -33,11 +35,13 @@ class Control:
         address: the SuperLink on loopback, or an operator's proxy.
         authority: CA certificate for TLS; None speaks plainly, which loopback alone allows.
         home: FLWR_HOME of the commands.
+        patience_s: how long the status of a run that is awaited may be unknown.
     """
 
     address: Address
     authority: Path | None
     home: Path
+    patience_s: float = _PATIENCE_S
 
     def register(self, public_key: Path) -> int:
         """Admit the SuperNode that has this key and return the id that Flower gives it.
@@ -76,17 +80,32 @@ class Control:
         """Stop a run."""
         self._flwr("stop", str(run), CONNECTION)
 
-    def await_end(self, run: int, *, finished: Callable[[], bool]) -> None:
-        """Wait until a run has completed.
+    def await_end(
+        self, run: int, *, finished: Callable[[], bool], say: Callable[[str], None] = lambda told: None
+    ) -> None:
+        """Wait until a run has completed; a Control API that does not answer for a while ends no waiting.
 
         Args:
             finished: called several times a second; True ends the waiting early, once the app has done all it does.
+            say: told when the run's status is not known, and when it is again.
 
         Raises:
-            DsvError: it ended otherwise; holds the last line of its log.
+            DsvError: it ended otherwise (holds the last line of its log), or its status was not known for too long.
         """
+        unknown_since_s: float | None = None
         while not finished():
-            status = self.status(run)  # a process that takes seconds
+            try:
+                status = self.status(run)  # a process that takes seconds
+                if unknown_since_s is not None:
+                    say(f"run {run} is {status}")
+                unknown_since_s = None
+            except DsvError as error:
+                if unknown_since_s is None:
+                    unknown_since_s = time.monotonic()
+                    say(f"the status of run {run} is not known, it may go on; asking again ({error})")
+                if time.monotonic() - unknown_since_s > self.patience_s:
+                    raise
+                status = ""
             if status == _COMPLETED:
                 return
             if status.startswith(_FINISHED) and not finished():
@@ -98,9 +117,17 @@ class Control:
     def _last_words(self, run: int) -> str:
         """The line of a run's log that tells most."""
         command = [tool("flwr"), "log", str(run), CONNECTION, "--show"]
-        shown = subprocess.run(
-            command, env=flower_environment(self.home), capture_output=True, text=True, check=False, timeout=60
-        )
+        try:
+            shown = subprocess.run(
+                command,
+                env=flower_environment(self.home),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_LOG_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"its log could not be read within {_LOG_TIMEOUT_S:.0f} s"
         lines = [line.strip() for line in shown.stdout.splitlines() if line.strip()]
         telling = [line for line in lines if "Error" in line]
         return (telling or lines or ["it logged nothing"])[-1]

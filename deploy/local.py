@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from client.data import folder_classes
+from client.data import device_classes
 from deploy.addresses import Address
 from deploy.certificates import NODES, SERVER, make_certificates
 from deploy.certificates import OPERATOR as OPERATOR_CERTIFICATES
@@ -21,12 +21,13 @@ from deploy.deployed_ledger import NEWCOMERS, OPERATOR, DeployedLedger
 from deploy.device_folders import digit_settings, write_digit_folders
 from deploy.ledger import LEDGER_FILE, write_ledger
 from deploy.meter import Meters, meters
-from deploy.processes import await_answer, flower_process, free_port, tool
+from deploy.processes import await_answer, flower_process, free_port, last_words, tool
 from deploy.progress import Display, show_event
 from deploy.proxy import has_nginx
 from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.events import Event, EventReader, Failed, SynthesisDone
+from server.run_check import check_clients, check_machine, check_options
 from server.run_folder import STORE_FOLDER, new_run_dir
 
 _HOST = "127.0.0.1"
@@ -57,8 +58,7 @@ class LocalDeployment:
         folder: of everything that it writes.
         control: the operator's way in.
         server: what SuperNodes are given.
-        supernodes: the processes, in the order of their data.
-        superlink: its process.
+        parts: every process, by name.
         settings: of the run, with data, classes and folders filled in.
         distribution: address of the distribution service, which speaks TLS.
         root: root.json of the store, which newcomers are handed.
@@ -68,8 +68,7 @@ class LocalDeployment:
     folder: Path
     control: Control
     server: Address
-    superlink: subprocess.Popen[bytes]
-    supernodes: tuple[subprocess.Popen[bytes], ...]
+    parts: Mapping[str, subprocess.Popen[bytes]]
     settings: RunSettings
     distribution: Address
     root: Path
@@ -80,11 +79,17 @@ class LocalDeployment:
         """CA certificate of the server."""
         return self.folder / "certs" / SERVER / "authority.crt"
 
+    def check_alive(self) -> None:
+        """Raise DsvError where a part has ended, with its last words: rounds would wait for it for ever."""
+        for name, child in self.parts.items():
+            if child.poll() is not None:
+                raise DsvError(f"the {name} ended; its last words: {last_words(_log_of(self.folder, name))}")
+
     def run(self, display: Display) -> None:
         """Rounds, synthesis, publication.
 
         Raises:
-            DsvError: the run did not complete.
+            DsvError: the run did not complete, or a part ended.
         """
         run_dir = Path(self.settings.run_dir)
         reader, done = EventReader(run_dir), []
@@ -94,12 +99,13 @@ class LocalDeployment:
                 _raise_failure(event)
                 show_event(event, display)
                 done.extend([event] if isinstance(event, SynthesisDone) else [])
+            self.check_alive()
             return bool(done)
 
         run = self.control.start(self.settings.to_run_config())
         display.say(f"run {run} over {self.server}; its folder: {run_dir}")
         with self.ledger.following(run_dir):
-            self.control.await_end(run, finished=finished)
+            self.control.await_end(run, finished=finished, say=display.say)
 
     def write_ledger(self) -> Path:
         """Write what has crossed the sockets so far into the deployment's folder."""
@@ -119,13 +125,18 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     Where nginx is missing, SuperNodes reach the SuperLink itself, which only loopback makes bearable.
 
     Raises:
-        DsvError: a part does not start, the devices' data does not fit, or there is none that options speak of.
+        DsvError: options or the devices' data do not fit each other, or the SuperLink or a proxy does not start. (Of
+            the other parts ``check_alive`` tells.)
     """
     if not options.device_data:
         _check_digits_suffice(settings)
+    settings = _of_data(settings, options)
+    check_clients(settings, len(options.device_data) or options.nodes)
+    check_options(settings)
+    check_machine(settings)
     folder = new_run_dir(options.out).absolute()
     display.say(f"deployment folder: {folder}")
-    settings, data = _data(settings, options, folder)
+    data = options.device_data or write_digit_folders(folder / "devices", options.nodes)
     names = tuple(f"node{number}" for number in range(len(data)))
     make_certificates(folder / "certs", hosts=(_HOST,), nodes=names, days=_DAYS)
     settings = replace(settings, run_dir=str(folder / "run"), store=str(folder / STORE_FOLDER))
@@ -133,15 +144,14 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     with ExitStack() as stack:
         counted = stack.enter_context(meters())
         start = _Starter(folder, stack, counted)
-        superlink, server, way = start.server(display)
+        server, way = start.server(display)
         nodes = {name: way.register(folder / "certs" / NODES / name / "node.pub") for name in names}
-        supernodes = tuple(
-            start.supernode(name, root, counted.relay(name, server)) for name, root in zip(names, data, strict=True)
-        )
+        for name, root in zip(names, data, strict=True):
+            start.supernode(name, root, counted.relay(name, server))
         distribution, root = start.distribution()
         display.say(f"{len(names)} SuperNodes with keys of their own; newcomers: {distribution}")
         ledger = DeployedLedger(counted, nodes)
-        yield LocalDeployment(folder, way, server, superlink, supernodes, settings, distribution, root, ledger)
+        yield LocalDeployment(folder, way, server, start.parts, settings, distribution, root, ledger)
 
 
 def _check_digits_suffice(settings: RunSettings) -> None:
@@ -150,13 +160,12 @@ def _check_digits_suffice(settings: RunSettings) -> None:
             raise DsvError(f"--{key_of(entry)} describes the devices' images; name these with --device-data")
 
 
-def _data(settings: RunSettings, options: LocalOptions, folder: Path) -> tuple[RunSettings, Sequence[Path]]:
+def _of_data(settings: RunSettings, options: LocalOptions) -> RunSettings:
+    """The settings with the devices' data filled in; without ``--classes``, all that devices have folders of."""
     if not options.device_data:
-        return digit_settings(settings), write_digit_folders(folder / "devices", options.nodes)
-    if settings.classes:
-        return replace(settings, data=IMAGEFOLDER), options.device_data
-    known = {name for root in options.device_data for name in folder_classes(str(root))}
-    return replace(settings, data=IMAGEFOLDER, classes=",".join(sorted(known))), options.device_data
+        return digit_settings(settings)
+    known = {name for root in options.device_data for name in device_classes(root)}
+    return replace(settings, data=IMAGEFOLDER, classes=settings.classes or ",".join(sorted(known)))
 
 
 @dataclass(frozen=True)
@@ -164,19 +173,21 @@ class _Starter:
     folder: Path
     stack: ExitStack
     counted: Meters
+    parts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def server(self, display: Display) -> tuple[subprocess.Popen[bytes], Address, Control]:
-        """SuperLink and proxies: the process, the address for SuperNodes, the operator's way in."""
+    def server(self, display: Display) -> tuple[Address, Control]:
+        """SuperLink and proxies: the address for SuperNodes, and the operator's way in."""
         certificates, own = self.folder / "certs" / SERVER, Address(_HOST, free_port())
         authority = certificates / "authority.crt"
-        superlink = self._dsv("superlink", "--certs", str(certificates), "--port", str(own.port))
-        self._await(superlink, f"https://{own}/health", "superlink", authority)
+        self._dsv("superlink", "--certs", str(certificates), "--port", str(own.port))
+        self._await("superlink", f"https://{own}/health", authority)
         if not has_nginx():
             display.say("nginx is not installed: no proxy in front of the SuperLink, which listens on loopback alone")
-            return superlink, own, self.stack.enter_context(control(self.counted.relay(OPERATOR, own), authority))
+            return own, self.stack.enter_context(control(self.counted.relay(OPERATOR, own), authority))
         gate, operator = Address(_HOST, free_port()), Address(_HOST, free_port())
         options = ("--certs", str(certificates), "--listen", str(gate), "--superlink-port", str(own.port))
-        self._await(self._dsv("proxy", *options), f"https://{gate}/health", "proxy", authority)
+        self._dsv("proxy", *options)
+        self._await("proxy", f"https://{gate}/health", authority)
         options = (
             "--certs",
             str(self.folder / "certs" / OPERATOR_CERTIFICATES),
@@ -185,14 +196,15 @@ class _Starter:
             "--port",
             str(operator.port),
         )
-        self._await(self._dsv("operator", *options), f"http://{operator}/health", "operator")
-        return superlink, gate, self.stack.enter_context(control(operator, None))
+        self._dsv("operator", *options)
+        self._await("operator", f"http://{operator}/health")
+        return gate, self.stack.enter_context(control(operator, None))
 
-    def supernode(self, name: str, data: Path, server: Address) -> subprocess.Popen[bytes]:
+    def supernode(self, name: str, data: Path, server: Address) -> None:
         """A SuperNode on its own data, with its own key."""
         keys = ("--keys", str(self.folder / "certs" / NODES / name))
         options = (*keys, "--data", str(data), "--server", str(server), "--port", str(free_port()))
-        return self._dsv("supernode", *options, name=name)
+        self._dsv("supernode", *options, name=name)
 
     def distribution(self) -> tuple[Address, Path]:
         """The distribution service, with TLS and signed releases: its address and the root.json of its newcomers."""
@@ -203,18 +215,22 @@ class _Starter:
             raise DsvError(f"cannot sign the store: {made.stderr.strip()}")
         tls = ("--certificate", str(own / "server.crt"), "--key", str(own / "server.key"))
         command = [tool("dsv"), "serve", *store, *tls, "--port", str(address.port)]
-        self.stack.enter_context(flower_process(command, self.folder / "serve", self.folder / "serve.log"))
+        self._start("serve", command, self.folder / "serve")
         root = self.folder / "root.json"
         shutil.copyfile(made.stdout.splitlines()[0].rpartition(": ")[2], root)
         return self.counted.relay(NEWCOMERS, address), root
 
-    def _dsv(self, part: str, *options: str, name: str = "") -> subprocess.Popen[bytes]:
+    def _dsv(self, part: str, *options: str, name: str = "") -> None:
         state = self.folder / (name or part)
-        command = [tool("dsv"), "deploy", part, "--state", str(state), *options]
-        return self.stack.enter_context(flower_process(command, state / "flower", self._log(name or part)))
+        self._start(name or part, [tool("dsv"), "deploy", part, "--state", str(state), *options], state / "flower")
 
-    def _await(self, child: subprocess.Popen[bytes], url: str, name: str, trust: Path | None = None) -> None:
-        await_answer(child, url, name=f"the {name}", log=self._log(name), timeout_s=_START_TIMEOUT_S, trust=trust)
+    def _start(self, name: str, command: list[str], home: Path) -> None:
+        self.parts[name] = self.stack.enter_context(flower_process(command, home, _log_of(self.folder, name)))
 
-    def _log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
+    def _await(self, name: str, url: str, trust: Path | None = None) -> None:
+        child, log = self.parts[name], _log_of(self.folder, name)
+        await_answer(child, url, name=f"the {name}", log=log, timeout_s=_START_TIMEOUT_S, trust=trust)
+
+
+def _log_of(folder: Path, part: str) -> Path:
+    return folder / f"{part}.log"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from dsv import DsvError
 
 TEMPORARY_PREFIX = ".publishing-"
+_POLL_S = 0.2
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -91,13 +94,21 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, timeout_s: float = math.inf) -> Iterator[None]:
     """Hold the lock file ``path``, which is made, alone among processes; a process that dies lets go of it.
 
     Raises:
-        BlockingIOError: another process holds it, and ``wait`` is false.
+        BlockingIOError: another process holds it for longer than ``timeout_s``.
         OSError: it cannot be made.
     """
+    deadline_s = time.monotonic() + timeout_s
     with path.open("a") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        while True:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | (0 if timeout_s == math.inf else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(_POLL_S)
         yield

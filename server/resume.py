@@ -19,6 +19,8 @@ from server.run_folder import ROUNDS_FOLDER, SETTINGS_FILE, TEACHER_FILE
 from server.strategy import GuardedFedAvg
 
 _NOT_COMPARED = ("run-dir", "store")
+_LET_GO_S = 30.0
+"""A run that was stopped has so long to let go of its folder."""
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def claimed(run_dir: Path, settings: RunSettings) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             (run_dir / ROUNDS_FOLDER).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(run_dir / ".lock", wait=False))
+            stack.enter_context(locked(run_dir / ".lock", timeout_s=_LET_GO_S))
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
         except BlockingIOError:
             raise DsvError(

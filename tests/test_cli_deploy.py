@@ -11,7 +11,9 @@ from client.data import device_images
 from deploy.certificates import make_certificates
 from deploy.cli import cli
 from deploy.device_folders import TASK, write_digit_folders
+from deploy.local import LocalOptions, _of_data
 from deploy.processes import free_port
+from protos.settings import RunSettings
 
 
 def refused(message: str, *arguments: object) -> None:
@@ -32,6 +34,31 @@ def test_a_federation_of_one(tmp_path):
     refused("at least 2 devices, got 1", "deploy", "local", "--out", out, "--device-data", tmp_path)
     refused("--image-size-px describes the devices' images", "deploy", "local", "--out", out, "--image-size-px", 64)
     assert not out.exists()
+
+
+def test_options_that_do_not_fit_start_nothing(tmp_path, image_tree):
+    out = tmp_path / "runs"
+    local = ("deploy", "local", "--out", out)
+    refused("min-available-nodes 3 is more than the 2 clients; rounds would wait", *local, "--min-available-nodes", 3)
+    refused("unknown architecture 'nosuch'", *local, "--architecture", "nosuch")
+    refused("views must be a number", *local, "--views", "many")
+    devices = ("--device-data", image_tree, "--device-data", tmp_path / "none")
+    refused("data folder", *local, *devices)
+    for run in (("deploy", "run"), ("deploy", "run", "--classes", "a,b", "--architecture", "nosuch")):
+        result = CliRunner().invoke(cli, run)
+        assert result.exit_code == 1 and "started" not in result.output
+    assert not out.exists()
+
+
+def test_devices_may_see_different_classes_and_need_no_train_folder(tmp_path, image_tree):
+    (image_tree / "train" / "blue").rename(tmp_path / "blue")
+    device = tmp_path / "photos"
+    device.mkdir()
+    (tmp_path / "blue").rename(device / "blue")
+    options = LocalOptions(tmp_path / "runs", (image_tree, device), 2)
+    settings = _of_data(RunSettings(), options)
+    assert (settings.data, settings.classes) == ("imagefolder", "blue,red")
+    assert _of_data(RunSettings(classes="red,blue,green"), options).classes == "red,blue,green"
 
 
 @pytest.mark.parametrize("part", ["superlink", "proxy"])

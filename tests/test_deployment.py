@@ -177,7 +177,7 @@ def test_the_superlink_restarted_between_rounds(federation):
     federation.control.start(settings.to_run_config())
     federation.until(settings, lambda events: len(rounds_of(events)) == 1)
     assert kill_all(federation.home("superlink")) >= 2
-    federation.restart(federation.local.superlink, "superlink")
+    federation.restart(federation.local.parts["superlink"], "superlink")
     deadline = time.monotonic() + 120
     while not answers(f"http://{federation.control.address}/health") and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -196,7 +196,7 @@ def test_a_supernode_killed_mid_round_and_back_later(federation):
         time.sleep(0.1)
     assert kill_all(federation.home("node2")) >= 2
     federation.until(settings, lambda events: len(rounds_of(events)) == 1)
-    federation.restart(federation.local.supernodes[2], "node2")
+    federation.restart(federation.local.parts["node2"], "node2")
     federation.control.await_end(run, finished=lambda: False)
     rounds = rounds_of(federation.events(settings))
     print("averaged per round", rounds)

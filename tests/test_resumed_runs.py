@@ -84,7 +84,8 @@ def test_what_cannot_be_synthesised_is_refused_before_a_client_is_asked(tmp_path
         pass  # the mended options may have the same folder
 
 
-def test_a_folder_in_which_a_run_is_at_work(tmp_path):
+def test_a_folder_in_which_a_run_is_at_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.resume._LET_GO_S", 0.3)
     with claimed(tmp_path, SETTINGS), pytest.raises(DsvError, match="a run is at work in"), claimed(tmp_path, SETTINGS):
         pass
 
