@@ -52,8 +52,8 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
         task: what the images must fit.
 
     Raises:
-        DsvError: no data set of that name, missing folder, empty or unknown class, images of another size or number of classes, or files that
-            are not there and cannot be downloaded. A corrupt image raises when it is loaded.
+        DsvError: no data set of that name, missing folder, empty or unknown class, images of another size or number of
+            classes, or files that are not there and cannot be downloaded. A corrupt image raises when it is loaded.
     """
     if data != IMAGEFOLDER and data not in KNOWN_TASKS:
         raise DsvError(f"data {data!r} is unknown; choose one of: {', '.join([*KNOWN_TASKS, IMAGEFOLDER])}")
