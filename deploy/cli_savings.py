@@ -30,9 +30,9 @@ _OUT = click.option(
 def ledger(run: Path, out: tuple[Path, ...]) -> None:
     """Every byte of a RUN by purpose, direction, party and round. RUN is the folder of a run or a deployment."""
     from deploy.ledger import ledger_rows, print_ledger, read_ledger
-    from deploy.tables import check_endings, write_rows
+    from deploy.tables import check_outputs, write_rows
 
-    check_endings(out)
+    check_outputs(out)
     rows = read_ledger(run)
     print_ledger(rows, run)
     for path in out:
@@ -75,9 +75,12 @@ def savings(
     """
     from deploy.progress import display
     from deploy.savings_run import SavingsOptions, savings_of, show
-    from deploy.tables import check_endings
+    from deploy.tables import check_outputs
+    from protos.files import check_output
 
-    check_endings(out)
+    check_outputs(out)
+    if markdown is not None:
+        check_output(markdown, "the tables")
     teachers = {"both": ("average", "ensemble"), "none": ()}.get(one_shot, (one_shot,))
     with display(quiet=quiet) as shown:
         found = savings_of(run, SavingsOptions(accuracy or 0.0, teachers, again), shown)
@@ -91,9 +94,9 @@ def savings(
 )
 def tensorboard(run: Path, logdir: Path | None) -> None:
     """Write a RUN's curves for TensorBoard: losses and accuracy of the rounds, bytes, terms of the synthesis."""
-    from deploy.curves import write_curves
+    from deploy.curves import FOLDER, write_curves
 
-    folder = logdir or run / "tensorboard"
+    folder = logdir or run / FOLDER
     click.echo(f"{write_curves(run, folder)} points; look at them with: tensorboard --logdir {folder}")
 
 
@@ -114,26 +117,34 @@ def meter(server: Address, port: int, party: str, state: Path) -> None:
     """Count what crosses the sockets between this machine and a server, until interrupted.
 
     Give 'dsv deploy supernode' or 'dsv bootstrap' localhost:PORT as their server. TLS passes through unopened.
-    'dsv ledger STATE' shows the sums.
+    'dsv ledger STATE' shows the sums; what an earlier call counted there stays in them.
     """
-    from deploy.ledger import LEDGER_FILE, print_ledger, sums_of, write_ledger
+    from deploy.ledger import LEDGER_FILE, print_ledger, read_ledger, sums_of, write_ledger
     from deploy.meter import meters
 
     try:
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DsvError(f"cannot use the state folder {state}: {error.strerror}; name another") from None
+    before = read_ledger(state) if (state / LEDGER_FILE).exists() else []
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with meters() as counted:
         counted.relay(party, server, port)
         click.echo(f"counting what passes localhost:{port} on its way to {server}")
+        told = ""
         try:
             while not stop.wait(_WRITE_EVERY_S):
-                write_ledger(state / LEDGER_FILE, sums_of(counted.read()))
+                try:
+                    write_ledger(state / LEDGER_FILE, sums_of(counted.read(), before))
+                    told = ""
+                except DsvError as error:  # the way to the server is worth more than its count
+                    if str(error) != told:
+                        click.echo(f"{error}; going on", err=True)
+                    told = str(error)
         except KeyboardInterrupt:
             pass
         finally:
-            rows = sums_of(counted.read())
+            rows = sums_of(counted.read(), before)
             write_ledger(state / LEDGER_FILE, rows)
             print_ledger(rows, state)

@@ -12,8 +12,10 @@ from typing import Protocol
 
 from dsv import DsvError
 from server.events import FILE_NAME, BytesMoved, Event, IterationDone, RoundDone, RoundEvaluated, read_events
+from server.run_folder import run_folder_of
 
 FOLDER = "tensorboard"
+_FILES = "events.out.tfevents.*"
 _TERMS = ("total", "stationarity", "primal", "total_variation", "norm", "entropy")
 
 
@@ -81,15 +83,25 @@ def curves(folder: Path) -> Iterator[Curves]:
         writer.close()
 
 
+def _make_room(folder: Path, *, own: bool) -> None:
+    """Every point would stand there twice; our own folder's are written anew."""
+    there = sorted(folder.glob(_FILES))
+    if there and not own:
+        raise DsvError(f"{folder} holds curves already; remove {there[0].name}, or name another --logdir")
+    for path in there:
+        path.unlink()
+
+
 def write_curves(run: Path, folder: Path) -> int:
     """Write all curves of a run, finished or not, and return the number of points.
 
     Raises:
-        DsvError: no run's events there, or as ``curves``.
+        DsvError: no run's events there, curves in a folder that is not the run's own, or as ``curves``.
     """
-    where = run if (run / FILE_NAME).exists() else run / "run"  # the folder of a deployment has the run's in it
+    where = run_folder_of(run)
     if not (where / FILE_NAME).exists():
         raise DsvError(f"{run} holds no {FILE_NAME}; name the folder of a run, such as runs/latest")
+    _make_room(folder, own=folder == run / FOLDER)
     with curves(folder) as into:
         for event in read_events(where):
             into.add(event)

@@ -83,13 +83,15 @@ def _settled(sizes_bytes: Sequence[int], needed: Sequence[int]) -> list[int]:
     return sizes
 
 
-def sums_of(counts: Mapping[str, Count]) -> list[LedgerRow]:
-    """Rows of counters that know parties and directions alone."""
-    rows = []
+def sums_of(counts: Mapping[str, Count], before: Iterable[LedgerRow] = ()) -> list[LedgerRow]:
+    """Rows of counters that know parties and directions alone, on top of those that there were."""
+    sums: Counter[_Key] = Counter()
+    for row in before:
+        sums[row.round, row.client, row.purpose, row.direction] += row.bytes
     for party, count in counts.items():
-        rows.append(LedgerRow(0, party, TRANSPORT, "up", count.up_bytes))
-        rows.append(LedgerRow(0, party, TRANSPORT, "down", count.down_bytes))
-    return rows
+        sums[0, party, TRANSPORT, "up"] += count.up_bytes
+        sums[0, party, TRANSPORT, "down"] += count.down_bytes
+    return [LedgerRow(*key, size_bytes) for key, size_bytes in sums.items()]
 
 
 def write_ledger(path: Path, rows: Sequence[LedgerRow]) -> None:

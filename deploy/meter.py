@@ -23,11 +23,10 @@ _START_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Count:
-    """Bytes that a party sent and received so far, over so many connections."""
+    """Bytes that a party sent and received so far."""
 
     up_bytes: int = 0
     down_bytes: int = 0
-    connections: int = 0
 
 
 @dataclass
@@ -80,7 +79,6 @@ class Meters:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, party: str, target: Address
     ) -> None:
         """One connection, to its end."""
-        self._add(party, connections=1)
         try:
             far_reader, far_writer = await asyncio.open_connection(target.host, target.port)
         except OSError:
@@ -104,11 +102,9 @@ class Meters:
         if writer.can_write_eof():
             writer.write_eof()
 
-    def _add(self, party: str, *, up_bytes: int = 0, down_bytes: int = 0, connections: int = 0) -> None:
+    def _add(self, party: str, *, up_bytes: int = 0, down_bytes: int = 0) -> None:
         so_far = self._counts[party]  # written by the loop's thread alone
-        self._counts[party] = Count(
-            so_far.up_bytes + up_bytes, so_far.down_bytes + down_bytes, so_far.connections + connections
-        )
+        self._counts[party] = Count(so_far.up_bytes + up_bytes, so_far.down_bytes + down_bytes)
 
 
 @contextmanager

@@ -80,6 +80,12 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert done.exit_code == 0 and "tensorboard --logdir" in done.output
     with pytest.raises(DsvError, match=r"holds no events.jsonl"):
         write_curves(Path(tmp_path / "curves"), tmp_path / "more")
+    with pytest.raises(DsvError, match="holds curves already; remove events.out"):
+        write_curves(tmp_path, folder)
+    for _ in range(2):  # the run's own are written anew
+        assert CliRunner().invoke(cli, ["tensorboard", str(tmp_path)]).exit_code == 0
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(p.step, p.value) for p in found.Scalars("federation/train_loss")] == [(1, 0.75)]
 
 
 def test_what_a_killed_writer_left_of_a_line_is_taken_away(tmp_path):
