@@ -28,7 +28,8 @@ from protos import artefact
 from protos.checkpoint import load_checkpoint
 from protos.files import check_output, write_output
 from protos.settings import RunSettings
-from server.events import IterationDone, read_events
+from server.events import read_events, synthesis_curves
+from server.run_folder import run_folder_of
 
 _DATA = ("data", "data_root")
 
@@ -87,6 +88,7 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     settings, checkpoint, support_set = RunSettings(**values), load_checkpoint(teacher), artefact.load(release)
     if support_set.task != checkpoint.task:
         raise DsvError(f"{release} was not made for the task of {teacher}; name the release of this teacher")
+    entropies = _entropy_lines(run) if run else []
     test = open_split(settings.data, settings.data_root, "test", checkpoint.task)
     device = settings.compute().device
     seen = predict(checkpoint.model.to(device), test.images(), checkpoint.task, device=device)
@@ -103,15 +105,12 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     click.echo(
         f"rank correlation of sum of lambda and test accuracy: {correlation:+.2f} over {int(tested.sum())} classes"
     )
-    for line in _entropy_lines(run) if run else ():
+    for line in entropies:
         click.echo(line)
 
 
 def _entropy_lines(run: Path) -> list[str]:
-    curves: dict[int, list[IterationDone]] = {}
-    for event in read_events(run):
-        if isinstance(event, IterationDone):
-            curves.setdefault(event.images_per_class, []).append(event)
+    curves = synthesis_curves(read_events(run_folder_of(run)))
     if not curves:
         raise DsvError(f"{run} holds no events of a synthesis; name a run folder such as runs/latest")
     lines = []

@@ -13,7 +13,7 @@ from dsv import DsvError
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.settings import RunSettings
 from server.resume import round_path
-from server.run_folder import PARTITION_FILE, RESULT_FILE, TEACHER_FILE
+from server.run_folder import PARTITION_FILE, RESULT_FILE, TEACHER_FILE, run_folder_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class FinishedRun:
         """Read a run's folder.
 
         Raises:
-            DsvError: it holds no finished run.
+            DsvError: it holds no finished run, or is a deployment's, which has no newcomers.
         """
+        if run_folder_of(folder) != folder:
+            raise DsvError(f"{folder} is a deployment's and has no newcomers; name a folder that 'dsv simulate' left")
         result = read_result(folder / RESULT_FILE)
         own = {entry.name for entry in fields(HarnessSettings)}
         harness = {name: value for name, value in result.settings.items() if name in own}

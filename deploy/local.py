@@ -28,7 +28,7 @@ from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.events import Event, EventReader, Failed, SynthesisDone
 from server.run_check import check_clients, check_machine, check_options
-from server.run_folder import STORE_FOLDER, new_run_dir
+from server.run_folder import DEPLOYED_RUN, STORE_FOLDER, new_run_dir
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120.0
@@ -139,7 +139,7 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     data = options.device_data or write_digit_folders(folder / "devices", options.nodes)
     names = tuple(f"node{number}" for number in range(len(data)))
     make_certificates(folder / "certs", hosts=(_HOST,), nodes=names, days=_DAYS)
-    settings = replace(settings, run_dir=str(folder / "run"), store=str(folder / STORE_FOLDER))
+    settings = replace(settings, run_dir=str(folder / DEPLOYED_RUN), store=str(folder / STORE_FOLDER))
     (folder / STORE_FOLDER).mkdir()
     with ExitStack() as stack:
         counted = stack.enter_context(meters())

@@ -41,6 +41,8 @@ _QUANTISED = {
     Kind.WEIGHTS_FLOAT16: "float16",
     Kind.WEIGHTS_INT8: "int8",
 }
+UP_TO_TARGET = (Kind.FEDAVG, *_QUANTISED, Kind.RANDOM_REAL)
+"""Measured until they are as good as asked for, or quantised there."""
 
 
 def one_shots_to_measure(run: FinishedRun, measured: Sequence[Way], wanted: Sequence[str]) -> list[str]:

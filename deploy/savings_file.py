@@ -56,8 +56,17 @@ class Savings:
         write_output(path, (json.dumps(content, indent=1) + "\n").encode(), "the comparison")
 
 
-def read_ways(path: Path) -> tuple[Way, ...]:
-    """The ways of a ``savings.json``.
+@dataclass(frozen=True)
+class Measured:
+    """What a ``savings.json`` holds: ways, and the accuracy up to which those were measured that stop where they are
+    good enough."""
+
+    ways: tuple[Way, ...]
+    target: float
+
+
+def read_measured(path: Path) -> Measured:
+    """What was measured before.
 
     Raises:
         DsvError: it is none.
@@ -67,9 +76,10 @@ def read_ways(path: Path) -> tuple[Way, ...]:
         found = tuple(as_row(Way, row) for row in content["ways"])
         if not any(way.kind is Kind.FEDAVG_DSV for way in found) or not all(way.clients for way in found):
             raise ValueError("no DSVs, or no clients")
+        target = float(content["target"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DsvError(f"{path} is not what dsv savings wrote, or it is truncated; measure with --again") from None
-    return found
+    return Measured(found, target)
 
 
 def target_of(ways: Sequence[Way]) -> float:

@@ -11,9 +11,9 @@ import click
 from deploy.console import table_console
 from deploy.finished_run import FinishedRun
 from deploy.progress import Display
-from deploy.savings import Kind
-from deploy.savings_bench import SavingsBench, one_shots_to_measure
-from deploy.savings_file import FILE_NAME, Savings, read_ways, target_of
+from deploy.savings import Kind, Way
+from deploy.savings_bench import UP_TO_TARGET, SavingsBench, one_shots_to_measure
+from deploy.savings_file import FILE_NAME, Savings, read_measured, target_of
 from deploy.savings_report import FOOTNOTE, savings_rows, sheets
 from deploy.tables import write_rows
 from protos.files import write_output
@@ -31,7 +31,8 @@ class SavingsOptions:
 def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savings:
     """The comparison for a finished run: what its ``savings.json`` holds, and what that lacks, measured now.
 
-    Every part is in that file as soon as it is measured; a call that was cut off goes on.
+    Every part is in that file as soon as it is measured; a call that was cut off goes on. What was measured up to
+    another accuracy than this call's is measured anew.
 
     Raises:
         DsvError: no finished run, or its images are gone.
@@ -39,7 +40,11 @@ def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savin
     run = FinishedRun.open(folder)
     path = folder / FILE_NAME
     parameters = sum(parameter.numel() for parameter in run.teacher().model.parameters())
-    ways = [] if options.again or not path.exists() else list(read_ways(path))
+    ways: list[Way] = []
+    if path.exists() and not options.again:
+        before = read_measured(path)
+        asked = options.accuracy or target_of(before.ways)
+        ways = [way for way in before.ways if asked == before.target or way.kind not in UP_TO_TARGET]
 
     def kept() -> Savings:
         found = Savings(tuple(ways), options.accuracy or target_of(ways), parameters)

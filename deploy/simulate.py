@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import flwr
 import torch
@@ -88,17 +89,17 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
 
 
 def _with_absolute_paths(settings: RunSettings) -> RunSettings:
-    """Flower's processes run in folders of their own."""
-    if settings.backbone:
-        settings = replace(settings, backbone=str(Path(settings.backbone).absolute()))
-    return replace(settings, start=str(Path(settings.start).absolute())) if is_folder(settings.start) else settings
+    """Flower's processes run in folders of their own, and what is measured later may be measured from anywhere."""
+    names = [name for name in ("backbone", "data_root", "partition_file") if getattr(settings, name)]
+    names += ["start"] if is_folder(settings.start) else []
+    absolute: dict[str, Any] = {name: str(Path(getattr(settings, name)).absolute()) for name in names}
+    return replace(settings, **absolute)
 
 
 def _with_folder_classes(settings: RunSettings) -> RunSettings:
-    if settings.data != IMAGEFOLDER:
+    if settings.data != IMAGEFOLDER or settings.classes:
         return settings
-    settings = replace(settings, data_root=str(Path(settings.data_root).absolute()) if settings.data_root else "")
-    return settings if settings.classes else replace(settings, classes=",".join(folder_classes(settings.data_root)))
+    return replace(settings, classes=",".join(folder_classes(settings.data_root)))
 
 
 def _check_options(settings: RunSettings, harness: HarnessSettings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -176,6 +176,15 @@ class EventReader:
 def read_events(run_dir: Path) -> list[Event]:
     """All events of a run."""
     return list(EventReader(run_dir).new())
+
+
+def synthesis_curves(events: Iterable[Event]) -> dict[int, list[IterationDone]]:
+    """Iterations of every synthesis by images per class, in order; one that was resumed has each of its own once."""
+    found: dict[int, dict[int, IterationDone]] = {}
+    for event in events:
+        if isinstance(event, IterationDone):
+            found.setdefault(event.images_per_class, {})[event.iteration] = event
+    return {count: [own[i] for i in sorted(own)] for count, own in sorted(found.items())}
 
 
 def _parsed(line: bytes) -> Event:

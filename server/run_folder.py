@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dsv import DsvError
+from server.events import FILE_NAME as EVENTS_FILE
 
 TEACHER_FILE = "teacher.safetensors"
 ROUNDS_FOLDER = "rounds"
@@ -15,8 +16,21 @@ SETTINGS_FILE = "settings.json"
 PARTITION_FILE = "partition.json"
 FLOWER_LOG = "flower.log"
 LATEST = "latest"
+DEPLOYED_RUN = "run"
+"""In the folder of a ``dsv deploy local``, the run's own."""
 RUN_NAME = "%Y-%m-%dT%H-%M-%S.%fZ"
 """A run's folder is named by the time at which it began, UTC."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    return any((folder / name).is_file() for name in (RESULT_FILE, EVENTS_FILE, SETTINGS_FILE))
+
+
+def run_folder_of(folder: Path) -> Path:
+    """The run's folder: this one, or where it is a deployment's, the one in it."""
+    inside = folder / DEPLOYED_RUN
+    return inside if not is_run(folder) and is_run(inside) else folder
 
 
 def new_run_dir(base: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from run_folders import HOSTILE, a_release, a_result, a_run, a_task
 from deploy.cli import cli
 from deploy.pages.headline import headline
 from deploy.pages.html import LIMIT_BYTES
+from deploy.pages.provenance import commands_of
 from deploy.pages.run_page import write_report
 from deploy.result import read_result
 from dsv import Frames, SynthesisConfig, class_accuracies, confusion_counts, synthesize
@@ -196,6 +198,30 @@ def test_unfinished_and_old_runs_say_what_is_missing(tmp_path):
     bare.mkdir()
     (bare / "settings.json").write_text("{}")
     assert "has published no release yet" in write_report(bare).read_text()
+
+
+def test_the_folder_of_a_deployment(tmp_path):
+    """``dsv deploy local`` leaves the run in ``run/``, its releases beside it, and no result."""
+    folder = tmp_path / "runs" / "2026-11-25T10-57-33.579600Z"
+    a_run(folder / "run", a_task(), (1,))
+    (folder / "run" / RESULT_FILE).unlink()
+    (folder / "run" / "releases").rename(folder / "releases")
+    done = dsv("report", folder)
+    assert done.exit_code == 0, done.output
+    text = (folder / "report.html").read_text()
+    assert "the run is not finished" in text and folder.name in text and "is not in the folder" not in text
+    assert "dsv simulate" not in text, "devices are not to be had by a command"
+    assert dsv("gallery", tmp_path / "runs").exit_code == 0
+    gallery = (tmp_path / "runs" / "gallery.html").read_text()
+    assert "1 run and 0 releases" in gallery and folder.name in gallery
+    refused("is a deployment's and has no newcomers", "savings", folder)
+
+
+def test_the_commands_of_a_run_are_whole():
+    settings = RunSettings(data="imagefolder", classes=",".join(f"class{number:03}" for number in range(200)))
+    run = SimpleNamespace(result=object(), settings={**settings.to_run_config(), "compiled": True})
+    [command, _] = commands_of(run)
+    assert settings.classes in command and "--compiled" in command and "…" not in command
 
 
 def test_what_is_no_run_is_refused(tmp_path):

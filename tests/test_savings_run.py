@@ -26,7 +26,7 @@ from deploy.quantised import sent_as
 from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
 from deploy.savings import Kind
 from deploy.savings_bench import one_shots_to_measure
-from deploy.savings_file import read_ways
+from deploy.savings_file import read_measured
 from deploy.savings_report import short_bytes, short_time
 from deploy.savings_words import short_rate
 from dsv import DsvError, accuracy, synthesize
@@ -114,8 +114,9 @@ def test_every_way_is_there_and_its_bytes_are_the_ledgers(measured):
 
 def test_a_call_that_was_cut_off_measures_the_rest_alone(run, measured):
     path = run / "savings.json"
-    before = json.loads(path.read_text())["ways"]
-    path.write_text(json.dumps({"ways": [row for row in before if row["kind"] != "raw_images"]}))
+    whole = json.loads(path.read_text())
+    before = whole["ways"]
+    path.write_text(json.dumps({**whole, "ways": [row for row in before if row["kind"] != "raw_images"]}))
     done = dsv("savings", run, "--quiet")
     assert done.exit_code == 0, done.output
     assert "all images on the server" in done.output and "one shot" not in done.output
@@ -130,7 +131,7 @@ def test_one_shot_dsvs_are_made_as_the_runs_releases_were(run, measured, tmp_pat
     result["settings"] |= {"start": "dead-leaves", "views": "20"}
     (again / "result.json").write_text(json.dumps(result))
     kept = [row for row in measured[0]["ways"] if not row["kind"].startswith("one_shot")]
-    (again / "savings.json").write_text(json.dumps({"ways": kept}))
+    (again / "savings.json").write_text(json.dumps({**measured[0], "ways": kept}))
     monkeypatch.setattr("dsv.dead_leaves.POOL", 0)
     made, downloaded = [], savings_bench._downloaded
     monkeypatch.setattr(savings_bench, "_downloaded", lambda content: made.append(content) or downloaded(content))
@@ -144,6 +145,23 @@ def test_random_real_images_are_tried_until_they_are_good_enough(measured):
     tried = [row for row in measured[0]["ways"] if row["kind"] == "random_real"]
     assert tried[0]["accuracy_mean"] == 0.11 and tried[0]["newcomer_down_bytes"] == 10 * 17  # the run's own row
     assert all(row["accuracy_mean"] < measured[0]["target"] for row in tried[:-1])
+
+
+def test_another_accuracy_has_what_stops_there_measured_anew(run, measured, tmp_path):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+
+    def found(*options: object) -> list[str]:
+        done = dsv("savings", again, "--quiet", *options)
+        assert done.exit_code == 0 and "one shot" not in done.output, done.output
+        ways = json.loads((again / "savings.json").read_text())["ways"]
+        assert {way["kind"] for way in ways} == {kind.value for kind in Kind}
+        return [way["variant"] for way in ways if way["kind"] == "random_real"]
+
+    few = found()
+    many = found("--accuracy", 0.999)
+    assert len(few) < len(many) and many[-1] == "100/class"
+    assert found() == few
 
 
 def test_the_words_name_crossings_and_losses(measured):
@@ -196,9 +214,12 @@ def test_a_folder_that_is_no_finished_run_is_one_clear_line(damage, message, run
     assert "Traceback" not in done.output
 
 
-def test_endings_are_checked_before_minutes_of_training(run, tmp_path):
+def test_outputs_are_checked_before_minutes_of_training(run, tmp_path):
     done = dsv("savings", run, "--again", "--out", tmp_path / "x.xls")
     assert done.exit_code == 1 and "must end in one of" in done.output
+    for option in ("--out", "--markdown"):
+        done = dsv("savings", run, "--again", option, tmp_path / "none" / "x.csv")
+        assert done.exit_code == 1 and "there is no folder" in done.output
 
 
 def test_one_shot_averages_by_examples_and_the_ensemble_knows_their_numbers(data, parts, task):
@@ -268,7 +289,7 @@ def test_figures_for_people():
 
 
 def test_a_one_shot_teacher_that_was_left_out_is_measured_later(run, measured):
-    finished, ways = FinishedRun.open(run), read_ways(run / "savings.json")
+    finished, ways = FinishedRun.open(run), read_measured(run / "savings.json").ways
     without = [way for way in ways if not (way.kind is Kind.ONE_SHOT_DSV and way.variant.startswith("average"))]
     assert len(without) == len(ways) - 1
     assert one_shots_to_measure(finished, without, ("average", "ensemble")) == ["average"]

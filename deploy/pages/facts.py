@@ -16,9 +16,9 @@ from dsv import DsvError, SupportSet, class_sums
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.events import FILE_NAME as EVENTS_FILE
-from server.events import Event, Failed, IterationDone, Published, read_events
+from server.events import Event, Failed, IterationDone, Published, read_events, synthesis_curves
 from server.frames import Frame, read_frames
-from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER
+from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER, is_run, run_folder_of
 
 _Kind = TypeVar("_Kind")
 
@@ -83,44 +83,37 @@ class RunFacts:
 
     def curves(self) -> dict[int, list[IterationDone]]:
         """Iterations of every synthesis by images per class; a resumed one counts once."""
-        found: dict[int, dict[int, IterationDone]] = {}
-        for event in self.of_kind(IterationDone):
-            found.setdefault(event.images_per_class, {})[event.iteration] = event
-        return {count: [own[i] for i in sorted(own)] for count, own in sorted(found.items())}
+        return synthesis_curves(self.events)
 
     def confusion(self, model: str) -> list[ConfusionRow]:
         """Confusions of the teacher or of the newcomers."""
         return [row for row in self.result.confusions if row.model == model] if self.result else []
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, finished or not."""
-    return any((folder / name).is_file() for name in (RESULT_FILE, EVENTS_FILE, SETTINGS_FILE))
-
-
-def collect_run(run_dir: Path) -> RunFacts:
-    """Everything that is in a run's folder.
+def collect_run(folder: Path) -> RunFacts:
+    """Everything that is in a run's folder, or in a deployment's.
 
     Raises:
         DsvError: there is no such folder, or nothing of a run in it.
     """
-    if not run_dir.is_dir():
-        raise DsvError(f"there is no run folder {run_dir}; name one that 'dsv simulate' left, such as runs/latest")
+    if not folder.is_dir():
+        raise DsvError(f"there is no run folder {folder}; name one that 'dsv simulate' left, such as runs/latest")
+    run_dir = run_folder_of(folder)
     if not is_run(run_dir):
         raise DsvError(
-            f"{run_dir} holds no run ({RESULT_FILE}, {EVENTS_FILE} or {SETTINGS_FILE}); name a run's folder, or use "
+            f"{folder} holds no run ({RESULT_FILE}, {EVENTS_FILE} or {SETTINGS_FILE}); name a run's folder, or use "
             "'dsv gallery' for a folder of runs or releases"
         )
     missing: list[str] = []
     result = _result(run_dir, missing)
     events = _events(run_dir, missing)
     settings = result.settings if result else _settings(run_dir)
-    releases = _releases(run_dir, events, missing)
+    releases = _releases(run_dir, {run_dir, folder}, events, missing)
     if releases and not any(release.frames for release in releases):
         missing.append("No frames of the synthesis were kept, so the page cannot show how the images grew.")
     if result and not result.confusions:
         missing.append(f"{RESULT_FILE} has no confusions; a run with the present version records them.")
-    name = run_dir.resolve().name
+    name = folder.resolve().name
     # pages are shared: no folders of this machine
     told = [_ABSOLUTE.sub(r"…/\1", sentence.replace(str(run_dir), name)) for sentence in missing]
     return RunFacts(name, result, releases, events, settings, told)
@@ -169,8 +162,10 @@ def _settings(run_dir: Path) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _releases(run_dir: Path, events: list[Event], missing: list[str]) -> list[ReleaseFacts]:
-    paths = {path.stem: path for path in sorted((run_dir / STORE_FOLDER).glob(f"*{RELEASE_SUFFIX}"))}
+def _releases(run_dir: Path, places: set[Path], events: list[Event], missing: list[str]) -> list[ReleaseFacts]:
+    """Those of the stores in ``places``, and wherever else the run published."""
+    stores = [place / STORE_FOLDER for place in places]
+    paths = {path.stem: path for store in stores for path in sorted(store.glob(f"*{RELEASE_SUFFIX}"))}
     for event in events:
         if isinstance(event, Published) and event.digest not in paths:
             paths[event.digest] = Path(event.path)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy.pages import words
-from deploy.pages.facts import ReleaseFacts, RunFacts, collect_run, is_run, read_release
+from deploy.pages.facts import ReleaseFacts, RunFacts, collect_run, read_release
 from deploy.pages.headline import best_newcomer, newcomer_in_words
 from deploy.pages.provenance import options_of
 from deploy.result import Result
 from dsv import DsvError
 from protos.transport import RELEASE_SUFFIX
-from server.run_folder import RUN_NAME
+from server.run_folder import RUN_NAME, is_run, run_folder_of
 
 MOST_ENTRIES = 60
 _MOST_DEPTH = 4
@@ -96,7 +96,7 @@ def _paths(folder: Path) -> tuple[set[Path], list[Path]]:
         path = Path(root)
         if number > _MOST_FOLDERS:
             break
-        if is_run(path):
+        if is_run(run_folder_of(path)):
             runs.add(path)
             folders.clear()  # its releases belong to it
             continue

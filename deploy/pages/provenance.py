@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any
@@ -67,10 +67,7 @@ def options_of(settings: Mapping[str, Any]) -> list[Option]:
     """Every option with its value; paths without their folders."""
     defaults = _defaults()
     found = []
-    for name, value in settings.items():
-        key = name.replace("_", "-")
-        if key in _OF_THE_RUN or (key == "partition-file" and PurePath(str(value)).name == _MADE_BY_THE_RUN):
-            continue
+    for key, value in _told(settings):
         changed = key not in defaults or defaults[key] != value
         found.append(Option(key, words.short(_without_folders(key, value), _MOST_CHARS), changed))
     return sorted(found, key=lambda option: (not option.changed, option.name))
@@ -78,19 +75,27 @@ def options_of(settings: Mapping[str, Any]) -> list[Option]:
 
 def commands_of(run: RunFacts) -> list[str]:
     """Commands for a shell, made of the options that are not defaults."""
-    if not run.settings:
+    if not run.result:  # a deployment's devices are not to be had by a command, nor is what was cut off
         return []
     known = _defaults()
-    changed = [o for o in options_of(run.settings) if o.changed and o.name in known]
-    simulate = " ".join(["dsv simulate", *(_argument(o.name, run.settings, o.value) for o in changed)])
+    changed = sorted((key, value) for key, value in _told(run.settings) if known.get(key, value) != value)
+    simulate = " ".join(["dsv simulate", *(_argument(key, value) for key, value in changed)])
     return [simulate if changed else "dsv demo", "dsv report runs/latest"]
 
 
-def _argument(name: str, settings: Mapping[str, Any], shown: str) -> str:
-    value = settings.get(name, settings.get(name.replace("-", "_")))
+def _argument(key: str, value: Any) -> str:
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {shlex.quote(shown)}"
+        return f"--{key}" if value else f"--no-{key}"
+    return f"--{key} {shlex.quote(_without_folders(key, value))}"
+
+
+def _told(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options that say what was done, by the command line's names; not where it was written."""
+    for name, value in settings.items():
+        key = name.replace("_", "-")
+        made = key == "partition-file" and PurePath(str(value)).name == _MADE_BY_THE_RUN
+        if key not in _OF_THE_RUN and not made:
+            yield key, value
 
 
 def _without_folders(key: str, value: Any) -> str:
