@@ -190,6 +190,35 @@ def test_the_flwr_command_of_an_outsider_is_refused(server):
         way.register(server.certs / "nodes" / "node1" / "node.pub")
 
 
+def test_a_new_operators_authority_locks_the_old_certificate_out(server, tmp_path):
+    """As docs/deploy.md has it done, under "Keys that grow old"."""
+    make_certificates(tmp_path / "certs2", hosts=("127.0.0.1",), nodes=(), days=1)
+    shutil.copytree(server.certs / "server", tmp_path / "server")
+    shutil.copy(tmp_path / "certs2" / "server" / "operators.crt", tmp_path / "server")
+    shutil.copy(server.certs / "server" / "authority.crt", tmp_path / "certs2" / "operator")
+    gate, ways = Address("127.0.0.1", free_port()), {}
+    gates = {"gate": ServerGate(tmp_path / "server", gate, server.superlink)}
+    for name, folder in (("old", server.certs), ("new", tmp_path / "certs2")):
+        ways[name] = Address("127.0.0.1", free_port())
+        gates[name] = OperatorGate(folder / "operator", ways[name], gate)
+    with ExitStack() as stack:
+        for name, part in gates.items():
+            command = nginx_command(write_configuration(part, tmp_path / name))
+            stack.enter_context(flower_process(command, tmp_path / f"{name}-home", tmp_path / f"{name}.log"))
+        statuses = {}
+        for name, way in ways.items():
+            deadline = time.monotonic() + 10
+            while statuses.get(name, 502) == 502 and time.monotonic() < deadline:
+                try:
+                    connection = http.client.HTTPConnection(way.host, way.port, timeout=20)
+                    headers = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+                    connection.request("POST", "/v1/control/list-runs", b"", headers)
+                    statuses[name] = connection.getresponse().status
+                except OSError:
+                    time.sleep(0.1)
+    assert statuses == {"old": 400, "new": 200}
+
+
 def verdicts(server: Server, address: Address, certificates: Path) -> dict[str, str]:
     return {found.about: found.verdict.value for found in check_server(address, certificates)}
 
