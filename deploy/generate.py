@@ -13,9 +13,9 @@ from pathlib import Path
 
 import tomli_w
 
+from deploy.processes import ROOT
 from protos.settings import RunSettings
 
-ROOT = Path(__file__).resolve().parent.parent
 GENERATED_CODE = ("protos/release_pb2.py", "protos/release_pb2.pyi", "protos/release_pb2_grpc.py")
 _TABLE = "[tool.flwr.app.config]"
 

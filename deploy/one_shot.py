@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy
 from torch import nn
 
 from client.data import ImageSplit
 from deploy.workers import workers
-from dsv import Ensemble, estimated_counts, train
+from dsv import Ensemble, end_point_anchors, estimated_counts, synthesize, train
+from protos import artefact
 from protos.exchange import starting_model
 from protos.settings import RunSettings
+from server.labeller import Labeller
+from server.start_images import starts_of
+from server.view_labels import plan_of
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,35 @@ def _averaged(members: Sequence[nn.Module], examples: Sequence[int]) -> nn.Modul
         }
     )
     return average.eval()
+
+
+def one_shot_release(
+    settings: RunSettings, model: nn.Module, count: int, *, teacher: str, on_iteration: Callable[[int, float], None]
+) -> bytes:
+    """A release file of DSVs of the average's end point, or of every member's own of an ensemble.
+
+    Args:
+        model: the average or the ensemble; it gives the labels.
+        count: DSVs per class.
+        teacher: what the provenance calls it; cut at 100 characters.
+        on_iteration: called with iterations done and the loss.
+    """
+    task = settings.task()
+    members = model if isinstance(model, Ensemble) else None
+    labeller = Labeller(model, task, settings.device)
+    label = labeller.probabilities
+    support_set = synthesize(
+        starting_model(settings) if members else model,
+        task,
+        settings.synthesis(count),
+        seed=settings.seed,
+        start=starts_of(settings.start, task, (count,), seed=settings.seed, label=label)[count],
+        teacher_architecture=teacher[:100],
+        anchors=end_point_anchors([m.state_dict() for m in members.members], members.counts) if members else None,
+        label=label,
+        compute=settings.compute(),
+        on_iteration=lambda done, terms: on_iteration(done, float(terms.total.detach())),
+    )
+    plan = plan_of(settings.views, task, settings.seed)
+    views = partial(labeller.views, plan=plan) if plan else None
+    return artefact.encode(support_set, settings.image_encoding, relabel=label, label_views=views)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +15,7 @@ from client.bootstrap import train_newcomer
 from client.download import Download, download
 from deploy import savings_ways as ways_of
 from deploy.finished_run import FinishedRun, RunData
-from deploy.one_shot import one_shot
+from deploy.one_shot import one_shot, one_shot_release
 from deploy.progress import Display
 from deploy.quantised import sent_as
 from deploy.result import RivalRow
@@ -24,16 +23,14 @@ from deploy.rivals import compared_kinds, random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
 from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
-from dsv import Ensemble, Targets, accuracy, end_point_anchors, newcomer_training, synthesize, train
+from dsv import Targets, accuracy, newcomer_training, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, starting_model
 from server.distribution import run_server
-from server.labeller import Labeller
-from server.start_images import starts_of
+from server.run_folder import STORE_FOLDER
 from server.store import DirectoryStore
-from server.view_labels import plan_of
 
 CORESETS = (1, 2, 5, 10, 20, 50, 100)
 _QUANTISED = {
@@ -107,8 +104,7 @@ class SavingsBench:
     def _training_s(self) -> float:
         """How long a newcomer trains on this machine, on one thread, from the run's largest release."""
         release = max(self._run.result.newcomers, key=lambda row: row.images_per_class)
-        path = self._run.folder / "releases" / f"{release.release_digest}.dsv"
-        support_set = artefact.load(path)
+        support_set = artefact.load(DirectoryStore(self._run.folder / STORE_FOLDER).path(release.release_digest))
         targets = support_set.targets()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -187,32 +183,10 @@ class SavingsBench:
                 yield self._from_one_shot(kind, model, score)
 
     def _from_one_shot(self, kind: str, model: nn.Module, score: float) -> Way:
-        """DSVs of the average's end point, or of every member's own of an ensemble; ``model`` gives the labels."""
-        run, settings = self._run, self._run.settings
-        count = max(settings.releases)
-        config = settings.synthesis(count)
-        every = self._every(f"synthesis from the {kind}", config.iterations)
-        members = model if isinstance(model, Ensemble) else None
-        anchors = end_point_anchors([m.state_dict() for m in members.members], members.counts) if members else None
-        labeller = Labeller(model, settings.task(), self._device)
-        label = labeller.probabilities
-        support_set = synthesize(
-            starting_model(settings) if members else model,
-            settings.task(),
-            config,
-            seed=settings.seed,
-            start=starts_of(settings.start, settings.task(), (count,), seed=settings.seed, label=label)[count],
-            teacher_architecture=f"{kind} of {run.harness.clients} {settings.model_spec()}"[:100],
-            anchors=anchors,
-            label=label,
-            compute=settings.compute(),
-            on_iteration=lambda done, terms: every(done, float(terms.total.detach())),
-        )
-
-        plan = plan_of(settings.views, settings.task(), settings.seed)
-        views = partial(labeller.views, plan=plan) if plan else None
-        content = artefact.encode(support_set, settings.image_encoding, relabel=label, label_views=views)
-        got = _downloaded(content)
+        run, count = self._run, max(self._run.settings.releases)
+        every = self._every(f"synthesis from the {kind}", run.settings.iterations)
+        teacher = f"{kind} of {run.harness.clients} {run.settings.model_spec()}"
+        got = _downloaded(one_shot_release(run.settings, model, count, teacher=teacher, on_iteration=every))
         reached, labels = max((self._trained(got, kind), kind) for kind in compared_kinds(got.support_set))
         variant = f"{kind} {score:.1%}, {count}/class, {labels}"
         return ways_of.one_shot_dsv(run, variant, reached, downloaded_bytes=got.bytes_down, training_s=self._seconds)

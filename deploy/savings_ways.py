@@ -76,7 +76,10 @@ def weights(run: FinishedRun, kind: Kind, rounds: int, size_bytes: int, accuracy
 
 
 def raw_images(run: FinishedRun, bits: str, size_bytes: int, accuracy: float) -> Way:
-    """Every client uploads its images as they are stored; a model trained on all of them is sent to newcomers."""
+    """Every client uploads its images as they are stored; a model trained on all of them is sent to newcomers.
+
+    Their classes are not counted: a folder's name may tell them, and they can but make this way longer.
+    """
     ledger = run.result.ledger
     return Way(
         kind=Kind.RAW_IMAGES,
