@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy
 import torch
@@ -85,14 +86,8 @@ def synthesize(
     model = compute.place(model)
     wanted = _labels(task, config) if labels is None else _checked(labels, task)
     check_fits(model, task, compute.device)
-    provenance = Provenance(
-        teacher_architecture=teacher_architecture or type(model).__name__,
-        teacher_sha256=model_digest(model),
-        start="noise" if start is None else start.name,
-        seed=seed,
-        config=asdict(config) | ({} if anchors is None else {"anchors_sha256": anchors.digest}),
-        versions={"synthesis": str(ALGORITHM), "torch": str(torch.__version__), "numpy": numpy.__version__},
-    )
+    options = asdict(config) | ({} if anchors is None else {"anchors_sha256": anchors.digest})
+    provenance = _provenance(model, teacher_architecture, start, seed, options)
     moved = model if anchors is None else copy.deepcopy(model)
     run = PixelOptimiser(moved, task, config, wanted, compute=compute, ranks=ranks, anchors=anchors)
     identity = _identity(provenance, task, compute, ranks, labels=wanted, start=start)
@@ -115,6 +110,19 @@ def synthesize(
         multipliers=final.multipliers if anchors is None else (final.multipliers * anchors.units(wanted)).mean(dim=1),
         task=task,
         provenance=provenance,
+    )
+
+
+def _provenance(
+    model: nn.Module, architecture: str, start: Start | None, seed: int, options: dict[str, Any]
+) -> Provenance:
+    return Provenance(
+        teacher_architecture=architecture or type(model).__name__,
+        teacher_sha256=model_digest(model),
+        start="noise" if start is None else start.name,
+        seed=seed,
+        config=options,
+        versions={"synthesis": str(ALGORITHM), "torch": str(torch.__version__), "numpy": numpy.__version__},
     )
 
 
