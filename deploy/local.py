@@ -99,7 +99,8 @@ class LocalDeployment:
                 _raise_failure(event)
                 show_event(event, display)
                 done.extend([event] if isinstance(event, SynthesisDone) else [])
-            self.check_alive()
+            if not done:
+                self.check_alive()
             return bool(done)
 
         run = self.control.start(self.settings.to_run_config())
