@@ -146,5 +146,5 @@ def meter(server: Address, port: int, party: str, state: Path) -> None:
             pass
         finally:
             rows = sums_of(counted.read(), before)
+            print_ledger(rows, state)  # first: it is all that is left where the disk is full
             write_ledger(state / LEDGER_FILE, rows)
-            print_ledger(rows, state)

@@ -101,8 +101,10 @@ def write_curves(run: Path, folder: Path) -> int:
     where = run_folder_of(run)
     if not (where / FILE_NAME).exists():
         raise DsvError(f"{run} holds no {FILE_NAME}; name the folder of a run, such as runs/latest")
+    check_tensorboard()
+    events = read_events(where)
     _make_room(folder, own=folder == run / FOLDER)
     with curves(folder) as into:
-        for event in read_events(where):
+        for event in events:
             into.add(event)
         return into.points

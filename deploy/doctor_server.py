@@ -19,7 +19,7 @@ _DATE_S = 1.0  # what the server's Date is exact to
 
 
 def check_server(server: Address, certificates: Path | None) -> Iterator[Finding]:
-    """Reachability, certificate, clock, and whether the Control API is closed."""
+    """Reachability, certificate, clock, and whether the Control API is closed; nothing without ``certificates``."""
     if certificates is None:
         yield worrying("reachability", f"{server} was not asked: its certificate cannot be checked", "give --certs")
         return

@@ -27,8 +27,8 @@ from deploy.proxy import has_nginx
 from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.events import Event, EventReader, Failed, SynthesisDone
-from server.run_check import check_clients, check_machine, check_options
-from server.run_folder import DEPLOYED_RUN, STORE_FOLDER, new_run_dir
+from server.run_check import check_clients, check_machine, check_options, with_absolute_paths
+from server.run_folder import CERTIFICATES_FOLDER, DEPLOYED_RUN, STORE_FOLDER, new_run_dir
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120.0
@@ -77,7 +77,7 @@ class LocalDeployment:
     @property
     def authority(self) -> Path:
         """CA certificate of the server."""
-        return self.folder / "certs" / SERVER / "authority.crt"
+        return self.folder / CERTIFICATES_FOLDER / SERVER / "authority.crt"
 
     def check_alive(self) -> None:
         """Raise DsvError where a part has ended, with its last words: rounds would wait for it for ever."""
@@ -131,7 +131,7 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     """
     if not options.device_data:
         _check_digits_suffice(settings)
-    settings = _of_data(settings, options)
+    settings = with_absolute_paths(_of_data(settings, options))
     check_clients(settings, len(options.device_data) or options.nodes)
     check_options(settings)
     check_machine(settings)
@@ -139,14 +139,14 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     display.say(f"deployment folder: {folder}")
     data = options.device_data or write_digit_folders(folder / "devices", options.nodes)
     names = tuple(f"node{number}" for number in range(len(data)))
-    make_certificates(folder / "certs", hosts=(_HOST,), nodes=names, days=_DAYS)
+    make_certificates(folder / CERTIFICATES_FOLDER, hosts=(_HOST,), nodes=names, days=_DAYS)
     settings = replace(settings, run_dir=str(folder / DEPLOYED_RUN), store=str(folder / STORE_FOLDER))
     (folder / STORE_FOLDER).mkdir()
     with ExitStack() as stack:
         counted = stack.enter_context(meters())
         start = _Starter(folder, stack, counted)
         server, way = start.server(display)
-        nodes = {name: way.register(folder / "certs" / NODES / name / "node.pub") for name in names}
+        nodes = {name: way.register(folder / CERTIFICATES_FOLDER / NODES / name / "node.pub") for name in names}
         for name, root in zip(names, data, strict=True):
             start.supernode(name, root, counted.relay(name, server))
         distribution, root = start.distribution()
@@ -178,7 +178,7 @@ class _Starter:
 
     def server(self, display: Display) -> tuple[Address, Control]:
         """SuperLink and proxies: the address for SuperNodes, and the operator's way in."""
-        certificates, own = self.folder / "certs" / SERVER, Address(_HOST, free_port())
+        certificates, own = self.folder / CERTIFICATES_FOLDER / SERVER, Address(_HOST, free_port())
         authority = certificates / "authority.crt"
         self._dsv("superlink", "--certs", str(certificates), "--port", str(own.port))
         self._await("superlink", f"https://{own}/health", authority)
@@ -191,7 +191,7 @@ class _Starter:
         self._await("proxy", f"https://{gate}/health", authority)
         options = (
             "--certs",
-            str(self.folder / "certs" / OPERATOR_CERTIFICATES),
+            str(self.folder / CERTIFICATES_FOLDER / OPERATOR_CERTIFICATES),
             "--server",
             str(self.counted.relay(OPERATOR, gate)),
             "--port",
@@ -203,13 +203,13 @@ class _Starter:
 
     def supernode(self, name: str, data: Path, server: Address) -> None:
         """A SuperNode on its own data, with its own key."""
-        keys = ("--keys", str(self.folder / "certs" / NODES / name))
+        keys = ("--keys", str(self.folder / CERTIFICATES_FOLDER / NODES / name))
         options = (*keys, "--data", str(data), "--server", str(server), "--port", str(free_port()))
         self._dsv("supernode", *options, name=name)
 
     def distribution(self) -> tuple[Address, Path]:
         """The distribution service, with TLS and signed releases: its address and the root.json of its newcomers."""
-        address, own = Address(_HOST, free_port()), self.folder / "certs" / SERVER
+        address, own = Address(_HOST, free_port()), self.folder / CERTIFICATES_FOLDER / SERVER
         store = ("--store", str(self.folder / STORE_FOLDER), "--keys", str(self.folder / "signing"))
         made = subprocess.run([tool("dsv"), "keys", "init", *store], capture_output=True, text=True, check=False)
         if made.returncode != 0:

@@ -18,7 +18,7 @@ from dsv import DsvError
 
 _OBJECT_LIMIT = "64m"  # Flower sends arrays in objects of 5 MiB; an app's bundle has at most 10 MiB
 _CONNECTIONS_PER_PEER = 256  # many devices may share an address behind a router
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", '"[::1]"')
+_LOOPBACK_NAMES = ('"localhost"', '"127.0.0.1"', '"[::1]"')
 _TLS = "ssl_protocols TLSv1.2 TLSv1.3;"
 
 
@@ -96,7 +96,7 @@ class OperatorGate:
   server {{ listen {self.listen} default_server; return 403; }}
   server {{
     listen {self.listen};
-    server_name {" ".join(_LOOPBACK_NAMES)} {_in_url(self.listen.host)};
+    server_name {" ".join(dict.fromkeys([*_LOOPBACK_NAMES, _in_url(self.listen.host)]))};
     if ($http_origin) {{ return 403; }}
     proxy_ssl_certificate {_quoted(existing(self.certificates / "operator.crt"))};
     proxy_ssl_certificate_key {_quoted(existing(self.certificates / "operator.key"))};

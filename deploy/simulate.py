@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import flwr
 import torch
@@ -42,7 +41,7 @@ from server.events import (
     read_events,
 )
 from server.message_bytes import WEIGHTS
-from server.run_check import check_clients, check_machine, check_options
+from server.run_check import check_clients, check_machine, check_options, with_absolute_paths
 from server.run_folder import (
     FLOWER_LOG,
     PARTITION_FILE,
@@ -51,7 +50,6 @@ from server.run_folder import (
     TEACHER_FILE,
     new_run_dir,
 )
-from server.start_images import is_folder
 from server.store import DirectoryStore
 
 
@@ -71,7 +69,7 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
     Raises:
         DsvError: anything that the user can mend; found as early as it can be.
     """
-    settings = _with_folder_classes(_with_absolute_paths(settings))
+    settings = _with_folder_classes(with_absolute_paths(settings))
     _check_options(settings, harness)
     with simulation() as flower:
         data = _open_data(settings, harness, display)
@@ -86,14 +84,6 @@ def simulate(settings: RunSettings, harness: HarnessSettings, out: Path, display
         result = _measure(settings, harness, run_dir, data, display)
     result.write(run_dir / RESULT_FILE)
     return run_dir, result
-
-
-def _with_absolute_paths(settings: RunSettings) -> RunSettings:
-    """Flower's processes run in folders of their own, and what is measured later may be measured from anywhere."""
-    names = [name for name in ("backbone", "data_root", "partition_file") if getattr(settings, name)]
-    names += ["start"] if is_folder(settings.start) else []
-    absolute: dict[str, Any] = {name: str(Path(getattr(settings, name)).absolute()) for name in names}
-    return replace(settings, **absolute)
 
 
 def _with_folder_classes(settings: RunSettings) -> RunSettings:

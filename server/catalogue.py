@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 
 from dsv import DsvError, SupportSet
 from protos import artefact, release_pb2
 from protos.transport import MAX_LISTED_BYTES
+from server.metrics import log_event
 from server.signed_releases import SignedRelease
 from server.store import ReleaseStore, StoredRelease, UnknownReleaseError
 
@@ -45,6 +47,7 @@ class Catalogue:
         self._store = store
         self._max_release_bytes = max_release_bytes
         self._known: dict[StoredRelease, Entry | str] = {}
+        self._told: set[StoredRelease] = set()
         # One at a time: a thousand first calls must not read a thousand files into memory.
         self._reading = threading.Lock()
 
@@ -83,14 +86,19 @@ class Catalogue:
             try:
                 self._known[stored] = self._read(stored)
             except OSError as error:
+                if stored not in self._told:  # it is looked at every second
+                    log_event(logging.ERROR, "cannot read", release=stored.digest, reason=str(error))
+                    self._told.add(stored)
                 return error
+            except UnknownReleaseError:
+                return f"release {stored.digest} was withdrawn"
         return self._known[stored]
 
     def _read(self, stored: StoredRelease) -> Entry | str:
         if stored.size_bytes > self._max_release_bytes:
             return f"release {stored.digest} is above this server's limit of {self._max_release_bytes} bytes"
+        content = self._store.read(stored.digest)
         try:
-            content = self._store.read(stored.digest)
             altered = artefact.digest(content) != stored.digest
             support_set = None if altered else artefact.decode(content)
         except DsvError:

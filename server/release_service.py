@@ -91,6 +91,8 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
             return await asyncio.to_thread(self._store.open, digest)
         except UnknownReleaseError:  # withdrawn while this call waited for its turn
             await _abort(context, grpc.StatusCode.NOT_FOUND, f"no release {digest}")
+        except OSError as error:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, f"release {digest} cannot be read now: {error.strerror}")
 
     async def _send(self, opened: BinaryIO, offset_bytes: int, context: Context) -> asyncio.Task[None] | None:
         """Send the rest of a file; returns the write that the peer does not take, if it comes to that."""

@@ -1,12 +1,24 @@
-"""What can be refused before anything is trained."""
+"""What can be mended or refused before anything is trained."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from dsv import DsvError, build_model, chosen_parameters
 from protos.encodings import ImageEncoding
 from protos.settings import RunSettings
-from server.start_images import check_start
+from server.start_images import check_start, is_folder
 from server.view_labels import plan_of
+
+
+def with_absolute_paths(settings: RunSettings) -> RunSettings:
+    """Flower's processes run in folders of their own, and what is measured later may be measured from anywhere."""
+    names = [name for name in ("backbone", "data_root", "partition_file") if getattr(settings, name)]
+    names += ["start"] if is_folder(settings.start) else []
+    absolute: dict[str, Any] = {name: str(Path(getattr(settings, name)).absolute()) for name in names}
+    return replace(settings, **absolute)
 
 
 def check_options(settings: RunSettings) -> None:

@@ -16,8 +16,8 @@ SETTINGS_FILE = "settings.json"
 PARTITION_FILE = "partition.json"
 FLOWER_LOG = "flower.log"
 LATEST = "latest"
-DEPLOYED_RUN = "run"
-"""In the folder of a ``dsv deploy local``, the run's own."""
+DEPLOYED_RUN, CERTIFICATES_FOLDER = "run", "certs"
+"""In the folder of a ``dsv deploy local``, the run's own and its certificates'."""
 RUN_NAME = "%Y-%m-%dT%H-%M-%S.%fZ"
 """A run's folder is named by the time at which it began, UTC."""
 
@@ -30,7 +30,8 @@ def is_run(folder: Path) -> bool:
 def run_folder_of(folder: Path) -> Path:
     """The run's folder: this one, or where it is a deployment's, the one in it."""
     inside = folder / DEPLOYED_RUN
-    return inside if not is_run(folder) and is_run(inside) else folder
+    deployed = (folder / CERTIFICATES_FOLDER).is_dir() and not is_run(folder)
+    return inside if deployed and is_run(inside) else folder
 
 
 def new_run_dir(base: Path) -> Path:

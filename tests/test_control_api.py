@@ -90,6 +90,7 @@ def server(tmp_path_factory):
         while time.monotonic() < deadline:
             try:
                 if server.post("/nothing") == 404:
+                    http.client.HTTPConnection(server.operator.host, server.operator.port, timeout=20).connect()
                     break
             except OSError:
                 time.sleep(0.1)

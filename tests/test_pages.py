@@ -206,6 +206,7 @@ def test_the_folder_of_a_deployment(tmp_path):
     a_run(folder / "run", a_task(), (1,))
     (folder / "run" / RESULT_FILE).unlink()
     (folder / "run" / "releases").rename(folder / "releases")
+    (folder / "certs").mkdir()
     done = dsv("report", folder)
     assert done.exit_code == 0, done.output
     text = (folder / "report.html").read_text()

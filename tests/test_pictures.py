@@ -5,6 +5,7 @@ import warnings
 import numpy
 import pytest
 import torch
+from encoded import needed
 from PIL import Image
 
 from dsv import DsvError, Task, read_picture
@@ -51,6 +52,7 @@ def test_a_palette_with_transparency_says_nothing(tmp_path):
 
 
 def test_a_damaged_avif_is_named_whatever_its_name_says(tmp_path):
+    needed("avif")
     noise = numpy.random.default_rng(0).integers(0, 256, (16, 16, 3), numpy.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.avif")
     whole, broken, refused = (tmp_path / "whole.avif").read_bytes(), tmp_path / "broken.jpg", 0

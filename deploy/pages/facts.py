@@ -16,7 +16,7 @@ from dsv import DsvError, SupportSet, class_sums
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.events import FILE_NAME as EVENTS_FILE
-from server.events import Event, Failed, IterationDone, Published, read_events, synthesis_curves
+from server.events import Event, Failed, IterationDone, Published, SynthesisDone, read_events, synthesis_curves
 from server.frames import Frame, read_frames
 from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER, is_run, run_folder_of
 
@@ -150,7 +150,9 @@ def _events(run_dir: Path, missing: list[str]) -> list[Event]:
         return []
     if not events:
         missing.append(f"There is no {EVENTS_FILE}, or nothing in it: the curves of the run are missing.")
-    missing += [f"The run ended early: {event.reason}" for event in events if isinstance(event, Failed)]
+    over = max((at for at, event in enumerate(events) if isinstance(event, SynthesisDone)), default=-1)
+    failed = [event for event in events[over + 1 :] if isinstance(event, Failed)]  # before: it went on afterwards
+    missing += [f"The run ended early: {event.reason}" for event in failed]
     return events
 
 
