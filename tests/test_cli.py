@@ -267,7 +267,8 @@ def work():
 cli.cli = work
 cli.main()
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    command = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); {script.strip()}"  # tests may run by nohup
+    ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 128 + 1 and (tmp_path / "ended").exists() and "Traceback" not in ended.stderr
     quick = script.replace("sleep(20)", "sleep(0)").strip()
     ignored = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {quick}"
