@@ -11,10 +11,12 @@ import grpc
 
 from dsv import DsvError
 from protos import release_pb2_grpc
+from protos.files import read_input
 from protos.pem_check import check_authority, check_pair
 from protos.transport import AUTHORIZATION, BEARER, CLIENT_OPTIONS, host_of, is_loopback
 
 TIMEOUT_S = 60.0
+_PEM = "PEM file"
 _BREAKS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -50,8 +52,9 @@ class DeviceTls:
         """
         if (self.certificate is None) != (self.key is None):
             raise DsvError("a device's certificate and its key go together: give both, or none")
-        authority = _read(self.ca, "CA")
-        own = [_read(path, what) for path, what in ((self.key, "key"), (self.certificate, "certificate")) if path]
+        authority = read_input(self.ca, "CA", _PEM)
+        named = ((self.key, "key"), (self.certificate, "certificate"))
+        own = [read_input(path, what, _PEM) for path, what in named if path]
         check_authority(self.ca)
         if self.certificate and self.key:
             check_pair(self.certificate, self.key)
@@ -152,10 +155,3 @@ class Server:
 def as_server(server: Server | str) -> Server:
     """A server of this machine may be given by its address alone."""
     return server if isinstance(server, Server) else Server(server)
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DsvError(f"cannot read {what} {path}: {error.strerror}; name a PEM file that is there") from None

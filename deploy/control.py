@@ -15,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from deploy.addresses import Address
-from deploy.processes import POLL_S, app_folder, flower_environment, tool
+from deploy.processes import POLL_S, app_folder, flower_environment, flwr
 from dsv import DsvError
 
 CONNECTION = "dsv"
@@ -116,16 +116,9 @@ class Control:
 
     def _last_words(self, run: int) -> str:
         """The line of a run's log that tells most."""
-        command = [tool("flwr"), "log", str(run), CONNECTION, "--show"]
+        environment = flower_environment(self.home)
         try:
-            shown = subprocess.run(
-                command,
-                env=flower_environment(self.home),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_LOG_TIMEOUT_S,
-            )
+            shown = flwr("log", str(run), CONNECTION, "--show", environment=environment, timeout_s=_LOG_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return f"its log could not be read within {_LOG_TIMEOUT_S:.0f} s"
         lines = [line.strip() for line in shown.stdout.splitlines() if line.strip()]
@@ -133,16 +126,9 @@ class Control:
         return (telling or lines or ["it logged nothing"])[-1]
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        command = [tool("flwr"), *arguments, "--format", "json"]
+        environment = flower_environment(self.home)
         try:
-            done = subprocess.run(
-                command,
-                env=flower_environment(self.home),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_COMMAND_TIMEOUT_S,
-            )
+            done = flwr(*arguments, "--format", "json", environment=environment, timeout_s=_COMMAND_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise DsvError(f"{self.address} did not answer within {_COMMAND_TIMEOUT_S:.0f} s; is it up?") from None
         answer = _json_in(done.stdout)

@@ -19,6 +19,7 @@ from deploy.processes import (
     await_answer,
     end_all,
     flower_environment,
+    flwr,
     free_port,
     process,
     tool,
@@ -73,16 +74,9 @@ class Simulation:
 
     def _status(self) -> str:
         """Status of the latest run, such as ``finished:completed``; empty when there is none."""
-        command = [tool("flwr"), "list", CONNECTION, "--format", "json"]
+        arguments = ("list", CONNECTION, "--format", "json")
         try:
-            listed = subprocess.run(
-                command,
-                env=dict(self.environment),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_STATUS_TIMEOUT_S,
-            )
+            listed = flwr(*arguments, environment=self.environment, timeout_s=_STATUS_TIMEOUT_S)
             return str(json.loads(listed.stdout)["runs"][0]["status"])
         except (ValueError, KeyError, IndexError, subprocess.TimeoutExpired):
             return ""

@@ -49,6 +49,17 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def flwr(*arguments: str, environment: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run the ``flwr`` command to its end, whatever that is, and keep what it prints.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer; it is ended.
+    """
+    return subprocess.run(
+        [tool("flwr"), *arguments], env=environment, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
+
+
 def app_folder() -> Path:
     """The checkout that holds the Flower app.
 

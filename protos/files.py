@@ -69,11 +69,12 @@ def write_output(path: Path, content: bytes, what: str) -> None:
         raise DsvError(f"cannot write {what} {path}: {error.strerror}; name another file") from None
 
 
-def read_input(path: Path, what: str) -> bytes:
+def read_input(path: Path, what: str, kind: str = "file") -> bytes:
     """The bytes of a file that a user named.
 
     Args:
         what: what it holds, for the message.
+        kind: of file, for the remedy.
 
     Raises:
         DsvError: it cannot be read.
@@ -81,7 +82,7 @@ def read_input(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DsvError(f"cannot read {what} {path}: {error.strerror}; name a file that is there") from None
+        raise DsvError(f"cannot read {what} {path}: {error.strerror}; name a {kind} that is there") from None
 
 
 def flush_folder(folder: Path) -> None:
