@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 from benchmarks.cifar import TASK, TEACHER, Images, load_images
 from benchmarks.paper_cells import Bench, Cells, Settings, save_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
-from benchmarks.paper_variations import variation_cells
+from benchmarks.paper_variations import recipe_cells, variation_cells
 from dsv import (
     Compute,
     ModelSpec,
@@ -51,6 +52,8 @@ PAPER = {  # accuracy in percent at 1, 10, 50 images per class
     "ours, from dead leaves, soft labels": (None, None, None),
 }
 PER_CLASS = (1, 10, 50)
+Labelled = tuple[Tensor, Tensor]
+"""(N, 3, 32, 32) uint8 and (N,) int64 classes."""
 
 
 def random_images(images: Images, count: int, seed: int) -> Tensor:
@@ -66,27 +69,42 @@ def teacher_accuracy(bench: Bench, seed: int) -> float:
     return round(100 * reached, 2)
 
 
-def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor | None) -> None:
-    """One teacher's cells of both tables at ``count`` images per class."""
+def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dict[str, Callable[[], Labelled]]:
+    """What makes each row's set of both tables, from one teacher, at ``count`` images per class."""
     teacher = bench.teacher(seed)
     images, labels = bench.images.train, bench.images.train_labels
     random = random_images(bench.images, count, seed)
 
-    def students(chosen: Tensor) -> list[float]:
-        return bench.students(teacher, images[chosen], labels[chosen])
+    def real(chosen: Tensor) -> Labelled:
+        return images[chosen], labels[chosen]
 
-    def synthesised(name: str, start: Start | None) -> list[float]:
-        found = synthesize(teacher.model, TASK, bench.synthesis(count), seed=seed, start=start, compute=bench.compute)
-        save_set(bench, f"{name}-{count}-{seed}", found)
-        return bench.students(teacher, found.images, found.labels)
+    def synthesised(name: str, start: Start | None) -> Labelled:
+        def make() -> SupportSet:
+            options = bench.synthesis(count)
+            return synthesize(teacher.model, TASK, options, seed=seed, start=start, compute=bench.compute)
 
-    key = f"{count}/{seed}"
-    cells.fill(f"table 1, random/{key}", lambda: students(random))
-    cells.fill(f"table 2, from noise/{key}", lambda: synthesised("noise", None))
-    cells.fill(f"table 2, from real images/{key}", lambda: synthesised("real", Start("random-real", images[random])))
+        found = kept_set(bench, f"{name}-{count}-{seed}", make)
+        return found.images, found.labels
+
+    sets: dict[str, Callable[[], Labelled]] = {
+        "table 1, random": lambda: real(random),
+        "table 2, from noise": lambda: synthesised("noise", None),
+        "table 2, from real images": lambda: synthesised("real", Start("random-real", images[random])),
+    }
     if other is not None:
         start = Start("other", other[: count * TASK.classes])
-        cells.fill(f"table 2, from other images/{key}", lambda: synthesised("other", start))
+        sets["table 2, from other images"] = lambda: synthesised("other", start)
+    if bench.settings.selection_images:
+        sets["table 1, largest lambda"] = lambda: real(bench.selection(teacher, seed).coreset(count))
+    return sets
+
+
+def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor | None) -> None:
+    """One teacher's cells of both tables at ``count`` images per class, and of its students' recipe."""
+    teacher, key = bench.teacher(seed), f"{count}/{seed}"
+    sets = table_sets(bench, seed, count, other)
+    for row, make in sets.items():
+        cells.fill(f"{row}/{key}", lambda make=make: bench.students(teacher, *make()))  # type: ignore[misc]
 
     def taught_by_ours(kind: str) -> list[float]:
         ours = our_set(bench, seed, count)
@@ -94,8 +112,7 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
 
     for kind in ("hard", "soft"):
         cells.fill(f"ours, from dead leaves, {kind} labels/{key}", partial(taught_by_ours, kind))
-    if bench.settings.selection_images:
-        cells.fill(f"table 1, largest lambda/{key}", lambda: students(bench.selection(teacher, seed).coreset(count)))
+    recipe_cells(bench, cells, seed, count, sets)
 
 
 def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int, views: str, student: str) -> None:
@@ -118,17 +135,26 @@ def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int,
 
 def our_set(bench: Bench, seed: int, count: int) -> SupportSet:
     """What the product makes of the teacher with its own options, in as many iterations as the other cells."""
-    path = bench.cache / f"ours-{count}-{seed}-{bench.settings.epochs}-{bench.settings.iterations}.dsv"
-    if path.exists():
-        return artefact.load(path)
-    teacher = bench.teacher(seed)
-    labeller = Labeller(teacher.model, TASK, bench.device)
-    start = dead_leaves_start(labeller.probabilities, TASK, count, seed=seed)
-    config = SynthesisConfig(images_per_class=count, iterations=bench.settings.iterations)
-    found = synthesize(teacher.model, TASK, config, seed=seed, start=start, compute=bench.compute)
-    save_set(bench, f"ours-{count}-{seed}", found)
-    artefact.save(found, path)
-    return found
+
+    def make() -> SupportSet:
+        teacher = bench.teacher(seed)
+        labeller = Labeller(teacher.model, TASK, bench.device)
+        start = dead_leaves_start(labeller.probabilities, TASK, count, seed=seed)
+        config = SynthesisConfig(images_per_class=count, iterations=bench.settings.iterations)
+        return synthesize(teacher.model, TASK, config, seed=seed, start=start, compute=bench.compute)
+
+    return kept_set(bench, f"ours-{count}-{seed}", make)
+
+
+def kept_set(bench: Bench, name: str, make: Callable[[], SupportSet]) -> SupportSet:
+    """A set that is made once for a teacher and the options of a synthesis; with what the figures need of it."""
+    s = bench.settings
+    path = bench.cache / f"{name}-{s.epochs}-{s.iterations}-{s.image_step}-{s.distance}.dsv"
+    if not path.exists():
+        found = make()
+        save_set(bench, name, found)
+        artefact.save(found, path)
+    return artefact.load(path)
 
 
 def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
@@ -158,6 +184,7 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/paper.json"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--seeds", default="0,1,2", show_default=True, help="Teachers.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="A model file that takes the teachers' place.")
 @click.option("--per-class", default="1,10,50", show_default=True)
 @click.option("--epochs", default=30, show_default=True)
 @click.option("--iterations", default=2000, show_default=True)
@@ -178,7 +205,7 @@ def main(**o: Any) -> None:
     """Compute what is missing and print the table."""
     settings = Settings(**{field.name: o[field.name] for field in dataclasses.fields(Settings)})
     compute = Compute(device=o["device"], compiled=o["compiled"])
-    bench = Bench(load_images(o["data_root"], o["cache"]), settings, o["device"], o["cache"], compute)
+    bench = Bench(load_images(o["data_root"], o["cache"]), settings, o["device"], o["cache"], compute, o["teacher"])
     cells, per_class = Cells(o["out"], settings, o["rows"].split(";")), [int(c) for c in o["per_class"].split(",")]
     largest = max(per_class)
     other = load_start(str(o["other"]), TASK, largest) if o["other"] else None

@@ -30,7 +30,7 @@ from dsv import (
     select,
     write_picture,
 )
-from protos.checkpoint import Checkpoint
+from protos.checkpoint import Checkpoint, load_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,12 @@ class Bench:
     device: str
     cache: Path
     compute: Compute
+    teacher_file: Path | None = None
 
     def teacher(self, seed: int) -> Checkpoint:
-        """The paper's teacher."""
+        """The paper's teacher, or the one that was named."""
+        if self.teacher_file is not None:
+            return load_checkpoint(self.teacher_file)
         s = self.settings
         return paper_teacher(
             self.images,
@@ -112,8 +115,7 @@ class Bench:
         spec: ModelSpec | None = None,
     ) -> list[float]:
         """Test accuracy in percent of fresh models; by default the teacher's architecture and the paper's recipe."""
-        s = self.settings
-        config = config or TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, len(images)))
+        config = config or self.recipe(len(images))
         found = [
             student_accuracy(
                 *(spec or teacher.spec, TASK, images, labels, config),
@@ -123,9 +125,14 @@ class Bench:
                 device=self.device,
                 compiled=self.compute.compiled,
             )
-            for seed in range(s.student_seeds)
+            for seed in range(self.settings.student_seeds)
         ]
         return [round(100 * reached, 2) for reached in found]
+
+    def recipe(self, images: int) -> TrainingConfig:
+        """How a student trains from so many images with one label each: the paper's optimiser and rate."""
+        s = self.settings
+        return TrainingConfig(s.student_steps, "adam", s.student_rate, False, 0.0, min(100, images))
 
     def synthesis(self, count: int) -> SynthesisConfig:
         """The paper's options at ``count`` images per class."""

@@ -1,8 +1,10 @@
-"""One image per class, one option changed at a time: why our figures differ from the paper's; see ``paper.py``."""
+"""One option changed at a time, of the synthesis and of its students: why our figures differ from the paper's; see
+``paper.py``."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,6 +30,13 @@ VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("noise", {"distance": "layer-cosine", "coarse_stages": 3, "total_variation_weight": 0.1, "iterations": 4}),
 )
 """Where the images start from, and the options changed; iterations as a factor of the run's own."""
+RECIPES: tuple[dict[str, int], ...] = (
+    {"steps": 5},
+    {"learning_rate": 10},
+    {"steps": 5, "learning_rate": 10},
+    {"translate": 0, "crop": 0},
+)
+"""What a student's training has, as a factor of the run's own."""
 
 
 def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Tensor]) -> None:
@@ -50,3 +59,25 @@ def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Ten
         if start == "noise" or start in starts:
             told = ", ".join(f"{name} {'x ' if name == 'iterations' else ''}{value}" for name, value in changes.items())
             cells.fill(f"variation, from {start}, {told}/1/{seed}", partial(varied, start, changes))
+
+
+def recipe_cells(
+    bench: Bench, cells: Cells, seed: int, count: int, sets: dict[str, Callable[[], tuple[Tensor, Tensor]]]
+) -> None:
+    """Accuracy of students that learn otherwise from the sets of both tables.
+
+    Args:
+        sets: by row, what makes (N, 3, 32, 32) uint8 images and (N,) int64 classes.
+    """
+    teacher = bench.teacher(seed)
+
+    def taught(changes: dict[str, int], make: Callable[[], tuple[Tensor, Tensor]]) -> list[float]:
+        images, labels = make()
+        recipe = bench.recipe(len(images))
+        changed = {name: type(getattr(recipe, name))(getattr(recipe, name) * by) for name, by in changes.items()}
+        return bench.students(teacher, images, labels, dataclasses.replace(recipe, **changed))
+
+    for changes in RECIPES:
+        told = ", ".join(f"{name} x {by}" for name, by in changes.items())
+        for row, make in sets.items():
+            cells.fill(f"recipe, {told}, {row}/{count}/{seed}", partial(taught, changes, make))

@@ -19,7 +19,7 @@ from benchmarks.students import trained_form
 from client.data import open_split
 from client.partition import partition_of
 from dsv import ModelSpec, Task, build_model, train
-from protos.checkpoint import Checkpoint
+from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import IMAGEFOLDER, RunSettings
 
 State = dict[str, Tensor]
@@ -173,7 +173,9 @@ def federate(
                 print(f"{name}: round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)
             clients[-1].append(load_file(path))
         rounds.append(_average(clients[-1], [len(part) for part in parts]))
-    return Trajectory(settings.model_spec(), task, rounds, clients, [len(part) for part in parts])
+    trajectory = Trajectory(settings.model_spec(), task, rounds, clients, [len(part) for part in parts])
+    save_checkpoint(folder / "teacher.safetensors", trajectory.checkpoint(rounds[-1]))  # for other commands
+    return trajectory
 
 
 def _cpu(state: State) -> State:
