@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.students import in_bfloat16, student_accuracy
+from benchmarks.students import all_at_once, in_bfloat16, student_accuracy
 from benchmarks.zero_shot_bench import Bench, Made
 from benchmarks.zero_shot_federations import FEDERATIONS, load_images
 from benchmarks.zero_shot_methods import make, methods_of
@@ -56,8 +57,9 @@ def trained(
     task = bench.trajectory.task
     config = dataclasses.replace(newcomer_training(students.steps), bfloat16=bench.bfloat16)
     every = -(-len(bench.images.test) // students.test_images)  # the first ones may be of a few classes
-    found = [
-        student_accuracy(
+    ways = [
+        partial(
+            student_accuracy,
             *(ModelSpec.parse(architecture, task), task, images, targets, config),
             test=(bench.images.test[::every], bench.images.test_labels[::every]),
             weights_seed=seed,
@@ -67,6 +69,7 @@ def trained(
         )
         for seed in range(1, students.seeds + 1)
     ]
+    found = all_at_once(ways, students.processes)
     return round(statistics.fmean(found), 4), round(statistics.stdev(found), 4) if len(found) > 1 else 0.0
 
 
@@ -203,6 +206,7 @@ def _row(bench: Bench, federation: str, method: str, students: Students) -> Row:
 @click.option("--per-class", default="1,10", show_default=True)
 @click.option("--students", default="", help="Architectures; the teacher's own when empty.")
 @click.option("--student-seeds", default=3, show_default=True)
+@click.option("--processes", default=1, show_default=True, help="Students that train at the same time.")
 @click.option("--student-steps", default=newcomer_training().steps, show_default=True)
 @click.option("--test-images", default=10_000, show_default=True, help="At most so many test images, evenly spaced.")
 @click.option("--iterations", default=300, show_default=True, help="Of a synthesis from the teacher.")
@@ -227,7 +231,7 @@ def main(**o: Any) -> None:
         methods = methods_of(bench, o["methods"])
         architectures = tuple(filter(None, o["students"].split(","))) or (str(bench.trajectory.spec),)
         kinds = list(filter(None, o["labels"].split(","))) or _label_kinds(bench)
-        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"])
+        students = Students(architectures, o["student_seeds"], o["student_steps"], o["test_images"], o["processes"])
         if table.missing(name, UNTRAINED, 0, students, ["-"], bfloat16=bench.bfloat16):
             table.add(fixed_rows(bench, name, students))
         for method in methods:

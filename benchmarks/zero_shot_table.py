@@ -43,6 +43,7 @@ class Students:
     seeds: int
     steps: int
     test_images: int
+    processes: int = 1
 
 
 class Table:
