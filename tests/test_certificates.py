@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import refused
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key, load_ssh_public_key
@@ -16,7 +16,6 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from deploy.addresses import Address
 from deploy.certificates import make_certificates
-from deploy.cli import cli
 from deploy.pem import host_names, read_certificate
 from dsv import DsvError
 
@@ -122,8 +121,7 @@ def test_a_failure_leaves_no_half_of_a_folder(made):
     ],
 )
 def test_mistakes(message, arguments, tmp_path):
-    result = CliRunner().invoke(cli, ["certs", "--out", str(tmp_path / "c"), *arguments])
-    assert result.exit_code == 1 and message in result.output
+    refused(message, "certs", "--out", tmp_path / "c", *arguments)
 
 
 def test_another_host_needs_another_certificate(made):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import dsv, refused
 
 from client.data import device_images
 from deploy.certificates import make_certificates
@@ -14,12 +14,6 @@ from deploy.device_folders import TASK, write_digit_folders
 from deploy.local import LocalOptions, _of_data
 from deploy.processes import free_port
 from protos.settings import RunSettings
-
-
-def refused(message: str, *arguments: object) -> None:
-    result = CliRunner().invoke(cli, [str(a) for a in arguments])
-    assert result.exit_code != 0 and message in result.output.replace("\n", " "), result.output
-    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def test_options_that_do_not_fit_start_nothing(tmp_path, image_tree):
     devices = ("--device-data", image_tree, "--device-data", tmp_path / "none")
     refused("data folder", *local, *devices)
     for run in (("deploy", "run"), ("deploy", "run", "--classes", "a,b", "--architecture", "nosuch")):
-        result = CliRunner().invoke(cli, run)
+        result = dsv(*run)
         assert result.exit_code == 1 and "started" not in result.output
     assert not out.exists()
 

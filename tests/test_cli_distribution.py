@@ -12,28 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import dsv, refused
 from federation import Federation, release_bytes
 
 from client.download import download
 from client.server_link import BreakError, Server
-from deploy.cli import cli
 from deploy.newcomer import watch_releases
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.distribution import run_server
 from server.store import DirectoryStore
 from server.tokens import Tokens
-
-
-def dsv(*arguments):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def refused(message, *arguments):
-    result = dsv(*arguments)
-    assert result.exit_code in (1, 2) and message in result.output, result.output
-    assert "Traceback" not in result.output
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import done
 
-from deploy.cli import cli
 from deploy.curves import Curves, curves, write_curves
 from dsv import DsvError
 from server.events import (
@@ -76,14 +75,13 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert write_curves(tmp_path, folder) > 10
     found = EventAccumulator(str(folder)).Reload()
     assert [(p.step, p.value) for p in found.Scalars("federation/train_loss")] == [(1, 0.75)]
-    done = CliRunner().invoke(cli, ["tensorboard", str(tmp_path), "--logdir", str(tmp_path / "other")])
-    assert done.exit_code == 0 and "tensorboard --logdir" in done.output
+    assert "tensorboard --logdir" in done("tensorboard", tmp_path, "--logdir", tmp_path / "other")
     with pytest.raises(DsvError, match=r"holds no events.jsonl"):
         write_curves(Path(tmp_path / "curves"), tmp_path / "more")
     with pytest.raises(DsvError, match="holds curves already; remove events.out"):
         write_curves(tmp_path, folder)
     for _ in range(2):  # the run's own are written anew
-        assert CliRunner().invoke(cli, ["tensorboard", str(tmp_path)]).exit_code == 0
+        done("tensorboard", tmp_path)
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(p.step, p.value) for p in found.Scalars("federation/train_loss")] == [(1, 0.75)]
 

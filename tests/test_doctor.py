@@ -6,17 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import dsv
 
 import deploy.doctor
 from deploy.certificates import make_certificates
-from deploy.cli import cli
 from deploy.doctor_server import _check_clock
 from deploy.findings import Verdict
 
 
 def doctor(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli, ["doctor", *map(str, arguments)])
+    result = dsv("doctor", *arguments)
     assert "Traceback" not in result.output
     return result.exit_code, result.output
 

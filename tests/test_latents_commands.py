@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import done, dsv
 
 from deploy.cli import cli
 from deploy.latents import class_index
@@ -42,16 +42,6 @@ def test_folders_to_write_into(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DsvError, match="folder"):
             new_folder(path)
-
-
-def dsv(*arguments: object):
-    return CliRunner(env={"COLUMNS": "120"}).invoke(cli, [str(a) for a in arguments])
-
-
-def done(*arguments: object) -> str:
-    result = dsv(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import done, refused
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.addresses import Address
-from deploy.cli import cli
 from deploy.deployed_ledger import DeployedLedger
 from deploy.ledger import Crossed, by_purpose, read_ledger, sums_of, write_ledger
 from deploy.meter import Count, meters
@@ -228,9 +227,7 @@ def test_a_ledger_in_every_format_and_back(tmp_path):
     write_ledger(tmp_path / "ledger.json", ROWS)
     assert read_ledger(tmp_path) == ROWS
     files = [tmp_path / f"rows.{ending}" for ending in ("json", "csv", "parquet")]
-    done = CliRunner().invoke(cli, ["ledger", str(tmp_path), *(a for f in files for a in ("--out", str(f)))])
-    assert done.exit_code == 0, done.output
-    assert "newcomer a,b" in done.output
+    assert "newcomer a,b" in done("ledger", tmp_path, *(a for f in files for a in ("--out", f)))
     assert json.loads(files[0].read_text())[1]["bytes"] == 5
     with files[1].open(newline="") as opened:
         assert [row["client"] for row in csv.DictReader(opened)] == ["0", "newcomer a,b"]
@@ -255,8 +252,7 @@ def test_a_ledger_in_every_format_and_back(tmp_path):
 def test_no_ledger_is_one_clear_line(content, message, tmp_path):
     if content is not None:
         (tmp_path / "ledger.json").write_bytes(content)
-    done = CliRunner().invoke(cli, ["ledger", str(tmp_path)])
-    assert done.exit_code == 1 and message in done.output.replace("\n", " ") and "Traceback" not in done.output
+    refused(message, "ledger", tmp_path)
 
 
 def test_an_unknown_ending_and_a_folder_that_is_none(tmp_path):

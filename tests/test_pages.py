@@ -10,10 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import dsv, refused
 from run_folders import HOSTILE, a_release, a_result, a_run, a_task
 
-from deploy.cli import cli
 from deploy.pages.headline import headline
 from deploy.pages.html import LIMIT_BYTES
 from deploy.pages.provenance import commands_of
@@ -41,16 +40,6 @@ SAID = (
     "…/pictures",
     "default-src 'none'",
 )
-
-
-def dsv(*arguments: object):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def refused(message: str, *arguments: object) -> None:
-    result = dsv(*arguments)
-    assert result.exit_code != 0 and "Traceback" not in result.output
-    assert message in result.output.replace("\n", " "), result.output
 
 
 class Elements(HTMLParser):

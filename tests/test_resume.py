@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import done
 
-from deploy.cli import cli
 from dsv import (
     Checkpointing,
     DsvError,
@@ -123,8 +122,7 @@ def test_kill_9_and_the_same_command_again_give_the_same_release(teacher, tmp_pa
     killed.wait()
     assert not list((tmp_path / "killed").glob("*.dsv"))
     for store in ("killed", "calm"):
-        done = CliRunner().invoke(cli, arguments(store))
-        assert done.exit_code == 0, done.output
+        done(*arguments(store))
     names = [[path.name for path in (tmp_path / store).iterdir()] for store in ("calm", "killed")]
     assert names[0] == names[1] and len(names[0]) == 1
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import dsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -18,7 +18,6 @@ from torch import nn
 from client.data import open_split
 from client.partition import write_partition
 from deploy import savings_bench
-from deploy.cli import cli
 from deploy.finished_run import FinishedRun
 from deploy.one_shot import one_shot
 from deploy.options import HarnessSettings
@@ -84,10 +83,6 @@ def run(trained, task, parts, tmp_path_factory):
 def swap(path, old: str, new: str) -> None:
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-
-
-def dsv(*arguments: object):
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,11 @@ import json
 import numpy
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import done, refused
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import nn
 
-from deploy.cli import cli
 from dsv import (
     DISTANCES,
     Batch,
@@ -161,17 +160,14 @@ def test_errors(teacher, task):
 def test_the_commands(teacher, support_set, tmp_path):
     save_checkpoint(tmp_path / "teacher.safetensors", teacher)
     (tmp_path / "set.dsv").write_bytes(artefact.encode(support_set))
-    model = ["--teacher", str(tmp_path / "teacher.safetensors")]
+    model = ("--teacher", tmp_path / "teacher.safetensors")
     out = tmp_path / "selection.json"
-    done = CliRunner().invoke(cli, ["select", *model, "--steps", "2", "--per-class", "3", "--out", str(out)])
-    assert done.exit_code == 0, done.output
+    printed = done("select", *model, "--steps", 2, "--per-class", 3, "--out", out)
     report = json.loads(out.read_text())
-    assert len(report["coreset"]) == 30 and len(report["distances"]) == 3 and "sum of lambda" in done.output
-    done = CliRunner().invoke(cli, ["characterise", *model, "--release", str(tmp_path / "set.dsv")])
-    assert done.exit_code == 0, done.output
-    assert "rank correlation of sum of lambda and test accuracy" in done.output
-    done = CliRunner().invoke(cli, ["characterise", *model, "--release", str(tmp_path / "none.dsv")])
-    assert done.exit_code == 1 and "cannot read release" in done.output
+    assert len(report["coreset"]) == 30 and len(report["distances"]) == 3 and "sum of lambda" in printed
+    printed = done("characterise", *model, "--release", tmp_path / "set.dsv")
+    assert "rank correlation of sum of lambda and test accuracy" in printed
+    refused("cannot read release", "characterise", *model, "--release", tmp_path / "none.dsv")
 
 
 @pytest.fixture
@@ -206,5 +202,4 @@ def test_mistakes_are_told_before_hours_of_work(prepared, monkeypatch, command, 
     monkeypatch.setattr("client.selection.select", lambda *arguments, **named: 1 / 0)
     given = {"select": {"--out": "s.json"}, "characterise": {"--release": "r.dsv"}}[command]
     options = {"--teacher": "t.safetensors", **given, **change}
-    result = CliRunner().invoke(cli, [command, *(part for pair in options.items() for part in pair)])
-    assert result.exit_code == 1 and message in result.output.replace("\n", " "), result.output
+    refused(message, command, *(part for pair in options.items() for part in pair))
