@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import cast
@@ -26,7 +27,8 @@ def student_accuracy(
     device: str,
     compiled: bool,
 ) -> float:
-    """Test accuracy in [0, 1] of one fresh model that learned from a set.
+    """Test accuracy in [0, 1] of one fresh model that learned from a set; told on stderr too, since it may have taken
+    an hour and others are waited for.
 
     Args:
         images: (N, C, H, W) uint8, what it learns from.
@@ -39,7 +41,9 @@ def student_accuracy(
     model = build_model(spec, seed=weights_seed, device=device)
     runs = trained_form(model, compiled=compiled)
     train(runs, images, targets, task, config, seed=training_seed, device=device)
-    return accuracy(model, *test, task, device=device)
+    reached = accuracy(model, *test, task, device=device)
+    print(f"a student, {spec}, of seed {training_seed}: {reached:.2%}", file=sys.stderr, flush=True)
+    return reached
 
 
 def all_at_once(ways: Sequence[Callable[[], float]], processes: int) -> list[float]:
