@@ -6,8 +6,8 @@ ConvNet (width 128) at 32 px with 10, 50, 100 and 500 DSVs, ResNet-50 at 224 px 
 augmentation); gains and offsets of the norms lie where training may leave them. Ours asks stationarity of what the
 per-layer cosine depends on, as ``synthesize`` does, the plain loop of all parameters. Times are the best of several,
 taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
-set, each measurement in a process of its own, or of the CUDA allocator. Writes docs/results/synthesis.json and prints a
-Markdown table.
+set, each measurement in a process of its own, or of the CUDA allocator. The error is of ours against the plain loop in
+float32, whatever the precision of both. Writes docs/results/synthesis.json and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import multiprocessing
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -52,6 +52,7 @@ class Row:
     device: str
     count: int
     micro_batch: int
+    precision: str
     compiled: bool
     ours_s: float
     plain_s: float
@@ -82,17 +83,18 @@ def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
 
     def plain() -> torch.Tensor:
         leaves = images.clone().requires_grad_(), multipliers.clone().requires_grad_()
-        terms = deepkkt_loss(
-            model,
-            leaves[0],
-            labels,
-            leaves[1],
-            parameters=parameters,
-            augment=lambda x: x,
-            distance=distance,
-            weights=WEIGHTS,
-        )
-        return torch.autograd.grad(terms.total, leaves)[0]
+        with compute.running():
+            terms = deepkkt_loss(
+                model,
+                leaves[0],
+                labels,
+                leaves[1],
+                parameters=parameters,
+                augment=lambda x: x,
+                distance=distance,
+                weights=WEIGHTS,
+            )
+            return torch.autograd.grad(terms.total, leaves)[0]
 
     return ours, plain
 
@@ -156,7 +158,7 @@ def measure(case: str, count: int, compute: Compute) -> Row:
     """One row."""
     ours, plain = steps(case, count, compute)
     first_s = timed(ours, compute.device)
-    reference, found = plain(), ours()
+    reference, found = steps(case, count, replace(compute, precision="float32"))[1](), ours()
     error = float((found - reference).norm() / reference.norm())
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(REPEATS[case]):
@@ -169,6 +171,7 @@ def measure(case: str, count: int, compute: Compute) -> Row:
         device=compute.device,
         count=count,
         micro_batch=compute.chunk(CASES[case][2]),
+        precision=compute.precision,
         compiled=compute.compiled,
         ours_s=best,
         plain_s=min(times[1]),
@@ -214,27 +217,39 @@ def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) ->
 def main(  # noqa: PLR0917
     device: str, cases: str, counts: str, micro_batch: int, precision: str, compiled: bool, out: Path
 ) -> None:
-    """Measure; rows of an existing file with the same case, device, count and compilation are replaced."""
+    """Measure; rows of an existing file with the same case, device, count, precision and compilation are replaced."""
     compute = Compute(device, micro_batch, precision, compiled)
-    kept = json.loads(out.read_text())["rows"] if out.exists() else []
+    stored = json.loads(out.read_text()) if out.exists() else {"machines": {}, "rows": []}
+    kept, machines = stored["rows"], {**stored["machines"], device: _machine(device)}
     for case in cases.split(","):
         for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
             row = asdict(measure(case, count, compute))
-            same = ("case", "device", "count", "compiled")
+            same = ("case", "device", "count", "precision", "compiled")
             kept = [other for other in kept if any(other[name] != row[name] for name in same)] + [row]
-            kept.sort(key=lambda r: (r["device"], r["case"], r["compiled"], r["count"]))
+            kept.sort(key=lambda r: (r["device"], r["case"], r["precision"], r["compiled"], r["count"]))
             out.parent.mkdir(parents=True, exist_ok=True)
-            machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-            out.write_text(json.dumps({"machine": machine, "rows": kept}, indent=1) + "\n")
-    print("| case | device | DSVs | compiled | ours, s | plain, s | ratio | ours, peak MB | plain, peak MB | error |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for row in kept:
-        print(
-            f"| {row['case']} | {row['device']} | {row['count']} | {'yes' if row['compiled'] else 'no'} "
-            f"| {row['ours_s']:.3f} | {row['plain_s']:.3f} | {row['plain_s'] / row['ours_s']:.2f} "
-            f"| {row['ours_peak_bytes'] / 1e6:.0f} | {row['plain_peak_bytes'] / 1e6:.0f} "
-            f"| {row['gradient_error']:.0e} |"
+            out.write_text(json.dumps({"machines": machines, "rows": kept}, indent=1) + "\n")
+    print(markdown([Row(**row) for row in kept]))
+
+
+def _machine(device: str) -> str:
+    card = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
+    return f"{card}{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table."""
+    names = ("case", "device", "DSVs", "precision", "compiled", "ours, s", "plain, s", "ratio", "ours, peak MB")
+    lines = [f"| {' | '.join((*names, 'plain, peak MB', 'error', 'of matrix throughput'))} |", "|---" * 12 + "|"]
+    for row in rows:
+        share = "-" if row.share_of_matmul is None else f"{row.share_of_matmul:.0%}"
+        lines.append(
+            f"| {row.case} | {row.device} | {row.count} | {row.precision} | {'yes' if row.compiled else 'no'} "
+            f"| {row.ours_s:.3f} | {row.plain_s:.3f} | {row.plain_s / row.ours_s:.2f} "
+            f"| {row.ours_peak_bytes / 1e6:.0f} | {row.plain_peak_bytes / 1e6:.0f} "
+            f"| {row.gradient_error:.0e} | {share} |"
         )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

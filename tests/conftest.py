@@ -31,6 +31,12 @@ def _the_same_draws_in_any_order() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every kind of device that this machine has, one after the other."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def task() -> Task:
     return KNOWN_TASKS["digits"]

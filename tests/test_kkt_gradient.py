@@ -65,15 +65,15 @@ MODELS = {
 }
 
 
-def both(model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGHTS, patterns="*"):
+def both(model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGHTS, patterns="*", device="cpu"):
     """Images, multipliers and terms by the fast way, and gradients and terms by the definition."""
     torch.manual_seed(0)
-    model = model.double().eval()
-    images = torch.randn(COUNT, 3, 8, 8, dtype=torch.float64)
-    multipliers = torch.rand(COUNT, dtype=torch.float64)
+    model, labels = model.double().eval().to(device), labels.to(device)
+    images = torch.randn(COUNT, 3, 8, 8, dtype=torch.float64).to(device)
+    multipliers = torch.rand(COUNT, dtype=torch.float64).to(device)
     drawn = Augmentation(cutout=0.2, noise=0.1).draw(COUNT, (3, 8, 8), torch.Generator().manual_seed(1))
     parameters = chosen_parameters(model, patterns)
-    compute = Compute(micro_batch=micro_batch)
+    compute = Compute(device, micro_batch=micro_batch)
     engine = StationarityEngine(model, parameters, DISTANCES[distance], compute=compute)
     views = [(1.0, lambda x, first: x * 1.0), (weights.augmented, drawn)]
     fast = kkt_gradient(engine, Candidates(images, labels, multipliers, COUNT), views, weights)
@@ -103,8 +103,8 @@ def assert_same(fast, gradients, terms):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_kind_of_layer(name):
-    assert_same(*both(MODELS[name], torch.arange(COUNT) % 3))
+def test_every_kind_of_layer(name, device):
+    assert_same(*both(MODELS[name], torch.arange(COUNT) % 3, device=device))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -111,7 +111,7 @@ def test_slopes_are_the_gradient_of_the_distance_in_every_multiplier(teacher, ta
     torch.testing.assert_close(engine.slopes(direction, batch), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_images_are_read_a_micro_batch_at_a_time_and_in_any_size_alike(teacher, task):
+def test_images_are_read_a_micro_batch_at_a_time_and_in_any_size_alike(teacher, task, device):
     images = torch.randint(0, 256, (25, 1, 8, 8), dtype=torch.uint8)
     labels, sizes = torch.arange(25) % 10, []
 
@@ -121,9 +121,9 @@ def test_images_are_read_a_micro_batch_at_a_time_and_in_any_size_alike(teacher, 
 
     config = SelectionConfig(iterations=2)
     model = copy.deepcopy(teacher.model).double()  # in float32 the order of the sums alone moves a multiplier by 1 %
-    small = select(model, load, labels, task, config, compute=Compute(micro_batch=4))
+    small = select(model, load, labels, task, config, compute=Compute(device, micro_batch=4))
     assert max(sizes) == 4
-    large = select(model, load, labels, task, config, compute=Compute(micro_batch=25))
+    large = select(model, load, labels, task, config, compute=Compute(device, micro_batch=25))
     torch.testing.assert_close(small.multipliers, large.multipliers, rtol=1e-4, atol=1e-5)
     assert (small.multipliers >= 0).all() and len(small.distances) == 3
 

@@ -1,0 +1,47 @@
+#!/bin/sh
+# The figures that docs/ lacks for want of a GPU, what settles most first:
+#   sh benchmarks/gpu.sh DATA RESNET50.safetensors OUT [PART ...]
+# DATA: a folder with cifar10/ and imagenet-sample/ as ImageFolder trees, and Fashion-MNIST. RESNET50: torchvision's
+# weights. OUT: what is made, but for the rows, which go to docs/results/. PART: of tests, synthesis, imagenet,
+# zero-shot, paper; all of them when left out. Each goes on where it was cut off, but for imagenet. Has not yet been run
+# on a card.
+set -eu
+data=$1 resnet50=$2 out=$3
+shift 3
+python() { "${PYTHON:-.venv/bin/python}" "$@"; }
+
+tests() { # those that take every device that is there
+  python -m pytest tests/test_kkt_gradient.py tests/test_synthesis.py tests/test_selection.py tests/test_views.py
+}
+
+synthesis() { # seconds and memory beside the plain loop, the share of the card's matrix throughput, tf32's error
+  for way in "" "--compiled" "--compiled --precision tf32"; do
+    # shellcheck disable=SC2086
+    python -m benchmarks.synthesis --device cuda $way
+  done
+}
+
+imagenet() { # ten classes at 224 px, between two of them, edits: 1,000 iterations of each
+  python -m benchmarks.imagenet --device cuda --weights "$resnet50" --images "$data/imagenet-sample" --out "$out/imagenet"
+}
+
+zero_shot() { # students of the field's width, ResNet-18 among them, from ten and fifty per class
+  set -- --federation cifar10-central --data-root "$data/cifar10" --crops "$data/imagenet-sample" --cache "$out/zero-shot" \
+    --iterations 150 --rival-iterations 100 --selection-images 5000 --labels view --student-steps 16000 --bfloat16 \
+    --compiled --device cuda --students convnet:128,resnet18:64:batch --methods "DSV, from dead leaves;random real"
+  python -m benchmarks.zero_shot "$@" --per-class 10
+  python -m benchmarks.zero_shot "$@" --per-class 50 --views 96000
+}
+
+paper() { # three teachers at the paper's length
+  python -m benchmarks.paper --data-root "$data/cifar10" --other "$data/imagenet-sample" --fashion-root "$data" \
+    --cache "$out/paper" --out docs/results/paper-gpu.json --device cuda --compiled
+}
+
+for part in ${*:-tests synthesis imagenet zero-shot paper}; do
+  case $part in
+    tests | synthesis | imagenet | paper) "$part" ;;
+    zero-shot) zero_shot ;;
+    *) echo "unknown part $part; choose of: tests, synthesis, imagenet, zero-shot, paper" >&2 && exit 2 ;;
+  esac
+done
