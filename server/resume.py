@@ -36,6 +36,8 @@ def claimed(run_dir: Path, settings: RunSettings) -> Iterator[None]:
             (run_dir / ROUNDS_FOLDER).mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(run_dir / ".lock", timeout_s=_LET_GO_S))
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+            if not isinstance(found, dict):
+                raise ValueError(found)
         except BlockingIOError:
             raise DsvError(
                 f"a run is at work in {run_dir}; await its end, or name another folder with run-dir"

@@ -90,12 +90,13 @@ def test_a_folder_in_which_a_run_is_at_work(tmp_path, monkeypatch):
         pass
 
 
-def test_a_folder_that_cannot_be_used(tmp_path):
+@pytest.mark.parametrize("damaged", ["{broken", "[]"])
+def test_a_folder_that_cannot_be_used(damaged, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DsvError, match="cannot use the run's folder"), claimed(tmp_path / "file" / "run", SETTINGS):
         pass
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "settings.json").write_text("{broken")
+    (tmp_path / "run" / "settings.json").write_text(damaged)
     with pytest.raises(DsvError, match="cannot use the run's folder"), claimed(tmp_path / "run", SETTINGS):
         pass
 
