@@ -151,6 +151,7 @@ def test_images_of_ones_own(image_tree, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_leaves_no_process(number, tmp_path):
     home = tmp_path / "home"

@@ -184,16 +184,14 @@ def test_a_peer_that_breaks_off_ends_its_connection_alone_and_an_open_one_ends_w
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_that_counts_on_a_real_device(echo, tmp_path, ending):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).parent / "dsv"), "deploy", "meter", "--server", str(echo), "--port", str(port)]
-    # a shell's background jobs inherit an ignored SIGINT, and so would this command
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen([*command, "--state", str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
     try:
         assert running.stdout is not None and "counting" in running.stdout.readline()
         taken = subprocess.run([*command, "--state", str(tmp_path)], capture_output=True, text=True, check=False)
