@@ -33,9 +33,10 @@ zero_shot() { # students of the field's width, ResNet-18 among them, from ten an
   python -m benchmarks.zero_shot "$@" --per-class 50 --views 96000
 }
 
-paper() { # three teachers at the paper's length
+paper() { # three teachers at the paper's length; variations and recipes, further rows of the script, are left out
   python -m benchmarks.paper --data-root "$data/cifar10" --other "$data/imagenet-sample" --fashion-root "$data" \
-    --cache "$out/paper" --out docs/results/paper-gpu.json --device cuda --compiled
+    --cache "$out/paper" --out docs/results/paper-gpu.json --device cuda --compiled \
+    --rows "teacher*;table*;ours*;figure*"
 }
 
 for part in ${*:-tests synthesis imagenet zero-shot paper}; do

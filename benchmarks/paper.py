@@ -103,8 +103,12 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
     """One teacher's cells of both tables at ``count`` images per class, and of its students' recipe."""
     teacher, key = bench.teacher(seed), f"{count}/{seed}"
     sets = table_sets(bench, seed, count, other)
+
+    def taught(make: Callable[[], Labelled]) -> list[float]:
+        return bench.students(teacher, *make())
+
     for row, make in sets.items():
-        cells.fill(f"{row}/{key}", lambda make=make: bench.students(teacher, *make()))  # type: ignore[misc]
+        cells.fill(f"{row}/{key}", partial(taught, make))
 
     def taught_by_ours(kind: str) -> list[float]:
         ours = our_set(bench, seed, count)
@@ -184,7 +188,9 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/paper.json"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--seeds", default="0,1,2", show_default=True, help="Teachers.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="A model file that takes the teachers' place.")
+@click.option(
+    "--teacher", type=click.Path(path_type=Path), help="A model file for the teachers' place; has a cache of its own."
+)
 @click.option("--per-class", default="1,10,50", show_default=True)
 @click.option("--epochs", default=30, show_default=True)
 @click.option("--iterations", default=2000, show_default=True)
