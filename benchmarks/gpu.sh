@@ -3,7 +3,7 @@
 #   sh benchmarks/gpu.sh DATA RESNET50.safetensors OUT [PART ...]
 # DATA: a folder with cifar10/ and imagenet-sample/ as ImageFolder trees, and Fashion-MNIST. RESNET50: torchvision's
 # weights. OUT: what is made, but for the rows, which go to docs/results/. PART: of tests, synthesis, imagenet,
-# zero-shot, paper; all of them when left out. Each goes on where it was cut off, but for imagenet. Has not yet been run
+# zero_shot, paper; all of them when left out. Each goes on where it was cut off, but for imagenet. Has not yet been run
 # on a card.
 set -eu
 data=$1 resnet50=$2 out=$3
@@ -39,10 +39,9 @@ paper() { # three teachers at the paper's length; variations and recipes, furthe
     --rows "teacher*;table*;ours*;figure*"
 }
 
-for part in ${*:-tests synthesis imagenet zero-shot paper}; do
+for part in ${*:-tests synthesis imagenet zero_shot paper}; do
   case $part in
-    tests | synthesis | imagenet | paper) "$part" ;;
-    zero-shot) zero_shot ;;
-    *) echo "unknown part $part; choose of: tests, synthesis, imagenet, zero-shot, paper" >&2 && exit 2 ;;
+    tests | synthesis | imagenet | zero_shot | paper) "$part" ;;
+    *) echo "unknown part $part; choose of: tests, synthesis, imagenet, zero_shot, paper" >&2 && exit 2 ;;
   esac
 done

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cifar import TASK, TEACHER, Images, load_images
-from benchmarks.paper_cells import Bench, Cells, Settings, save_set
+from benchmarks.paper_cells import Bench, Cells, Settings, draw_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
 from benchmarks.paper_variations import recipe_cells, variation_cells
 from dsv import (
@@ -151,12 +151,12 @@ def our_set(bench: Bench, seed: int, count: int) -> SupportSet:
 
 
 def kept_set(bench: Bench, name: str, make: Callable[[], SupportSet]) -> SupportSet:
-    """A set that is made once for a teacher and the options of a synthesis; with what the figures need of it."""
+    """A set that is made once for a teacher and the options of a synthesis, and drawn."""
     s = bench.settings
     path = bench.cache / f"{name}-{s.epochs}-{s.iterations}-{s.image_step}-{s.distance}.dsv"
     if not path.exists():
         found = make()
-        save_set(bench, name, found)
+        draw_set(bench, name, found)
         artefact.save(found, path)
     return artefact.load(path)
 

@@ -168,7 +168,6 @@ class Bench:
         return Selection(stored["multipliers"], labels, TASK.classes, stored["distances"])
 
 
-def save_set(bench: Bench, name: str, found: SupportSet) -> None:
-    """Keep a set's contact sheet and multipliers for the figures."""
+def draw_set(bench: Bench, name: str, found: SupportSet) -> None:
+    """Keep a set's contact sheet for the figures."""
     write_picture(bench.cache / f"{name}.png", contact_sheet(found))
-    torch.save({"images": found.images, "multipliers": found.multipliers}, bench.cache / f"{name}.pt")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.cifar import TASK
-from benchmarks.paper_cells import Bench, Cells, save_set
+from benchmarks.paper_cells import Bench, Cells, draw_set
 from client.data import open_split
 from dsv import (
     KNOWN_TASKS,
@@ -43,7 +43,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
             compute=bench.compute,
             on_iteration=lambda done, terms: curve.append(float(terms.entropy)),
         )
-        save_set(bench, f"figure-2-{seed}", found)
+        draw_set(bench, f"figure-2-{seed}", found)
         return [round(curve[(len(curve) - 1) * part // 10], 4) for part in range(11)]
 
     def correlation() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from dsv import (
     synthesize,
     train,
 )
+from protos import artefact
 from protos.checkpoint import Checkpoint
 
 
@@ -62,6 +63,14 @@ def teacher(task: Task) -> Checkpoint:
 def support_set(teacher: Checkpoint, task: Task) -> SupportSet:
     config = SynthesisConfig(images_per_class=2, iterations=3)
     return synthesize(teacher.model, task, config, seed=0, teacher_architecture="convnet:8")
+
+
+@pytest.fixture
+def release(support_set: SupportSet, tmp_path: Path) -> Path:
+    """The file of a release."""
+    path = tmp_path / "r.dsv"
+    artefact.save(support_set, path)
+    return path
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_failure_leaves_no_half_of_a_folder(made):
     ],
 )
 def test_mistakes(message, arguments, tmp_path):
-    refused(message, "certs", "--out", tmp_path / "c", *arguments)
+    assert refused(message, "certs", "--out", tmp_path / "c", *arguments) == 1
 
 
 def test_another_host_needs_another_certificate(made):

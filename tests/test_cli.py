@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,13 +20,6 @@ from server.store import DirectoryStore
 @pytest.fixture(scope="module")
 def content(support_set) -> bytes:
     return artefact.encode(support_set)
-
-
-@pytest.fixture
-def release(content, tmp_path) -> Path:
-    path = tmp_path / "r.dsv"
-    path.write_bytes(content)
-    return path
 
 
 def test_help_names_every_command_and_every_option_has_a_description():

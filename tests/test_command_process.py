@@ -6,17 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from command_line import dsv, refused
-
-from protos import artefact
-
-
-@pytest.fixture
-def release(support_set, tmp_path) -> Path:
-    path = tmp_path / "r.dsv"
-    artefact.save(support_set, path)
-    return path
 
 
 def test_the_installed_command_prints_no_traceback_and_ends_on_a_signal(tmp_path):
@@ -82,5 +72,5 @@ def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch, release):
 
 def test_a_part_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "server.distribution", None)
-    refused("this command needs server.distribution", "serve", "--store", tmp_path, "--port", 0)
-    refused("extra 'server'", "serve", "--store", tmp_path, "--port", 0)
+    for message in ("this command needs server.distribution", "extra 'server'"):
+        assert refused(message, "serve", "--store", tmp_path, "--port", 0) == 1

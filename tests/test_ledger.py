@@ -250,7 +250,7 @@ def test_a_ledger_in_every_format_and_back(tmp_path):
 def test_no_ledger_is_one_clear_line(content, message, tmp_path):
     if content is not None:
         (tmp_path / "ledger.json").write_bytes(content)
-    refused(message, "ledger", tmp_path)
+    assert refused(message, "ledger", tmp_path) == 1
 
 
 def test_an_unknown_ending_and_a_folder_that_is_none(tmp_path):

@@ -167,7 +167,7 @@ def test_the_commands(teacher, support_set, tmp_path):
     assert len(report["coreset"]) == 30 and len(report["distances"]) == 3 and "sum of lambda" in printed
     printed = done("characterise", *model, "--release", tmp_path / "set.dsv")
     assert "rank correlation of sum of lambda and test accuracy" in printed
-    refused("cannot read release", "characterise", *model, "--release", tmp_path / "none.dsv")
+    assert refused("cannot read release", "characterise", *model, "--release", tmp_path / "none.dsv") == 1
 
 
 @pytest.fixture
@@ -202,4 +202,4 @@ def test_mistakes_are_told_before_hours_of_work(prepared, monkeypatch, command, 
     monkeypatch.setattr("client.selection.select", lambda *arguments, **named: 1 / 0)
     given = {"select": {"--out": "s.json"}, "characterise": {"--release": "r.dsv"}}[command]
     options = {"--teacher": "t.safetensors", **given, **change}
-    refused(message, command, *(part for pair in options.items() for part in pair))
+    assert refused(message, command, *(part for pair in options.items() for part in pair)) == 1

@@ -28,8 +28,11 @@ SHORT = SynthesisConfig(images_per_class=2, iterations=4)
 def test_the_loss_falls_and_the_set_is_whole(teacher, task, device):
     model, totals = copy.deepcopy(teacher.model), []
     config = SynthesisConfig(images_per_class=2, iterations=60, augmented_weight=0)
-    told = lambda done, terms: totals.append(terms.total.item())  # noqa: E731
-    found = synthesize(model, task, config, seed=0, compute=Compute(device), on_iteration=told)
+    found = synthesize(
+        *(model, task, config),
+        compute=Compute(device),
+        on_iteration=lambda done, terms: totals.append(terms.total.item()),
+    )
     assert len(totals) == 60 and totals[-1] < 0.9 * totals[0]
     assert found.labels.bincount().tolist() == [2] * 10
     assert (found.multipliers >= 0).all()
