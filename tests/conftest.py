@@ -65,11 +65,17 @@ def support_set(teacher: Checkpoint, task: Task) -> SupportSet:
     return synthesize(teacher.model, task, config, seed=0, teacher_architecture="convnet:8")
 
 
+@pytest.fixture(scope="session")
+def content(support_set: SupportSet) -> bytes:
+    """A release's bytes."""
+    return artefact.encode(support_set)
+
+
 @pytest.fixture
-def release(support_set: SupportSet, tmp_path: Path) -> Path:
+def release(content: bytes, tmp_path: Path) -> Path:
     """The file of a release."""
     path = tmp_path / "r.dsv"
-    artefact.save(support_set, path)
+    path.write_bytes(content)
     return path
 
 

@@ -16,11 +16,6 @@ from protos import artefact
 from protos.artefact import ArtefactError
 
 
-@pytest.fixture(scope="module")
-def content(support_set):
-    return artefact.encode(support_set)
-
-
 def parts(content):
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]

@@ -7,15 +7,9 @@ import tracemalloc
 
 import pytest
 from encoded import rewritten
-from federation import release_bytes
 
 from protos import artefact
 from protos.artefact import ArtefactError
-
-
-@pytest.fixture(scope="module")
-def content(support_set):
-    return release_bytes(support_set)
 
 
 def refused(bomb):

@@ -17,11 +17,6 @@ from server.distribution import run_server
 from server.store import DirectoryStore
 
 
-@pytest.fixture(scope="module")
-def content(support_set) -> bytes:
-    return artefact.encode(support_set)
-
-
 def test_help_names_every_command_and_every_option_has_a_description():
     top = dsv("--help").output
     for name in ("demo", "simulate", "synthesize", "serve", "bootstrap", "watch", "inspect", "export"):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from federation import Federation, impostor, release_bytes
+from federation import Federation, impostor
 
 import client.download
 from client.download import download
@@ -21,11 +21,6 @@ from server.distribution import run_server
 from server.store import DirectoryStore, MemoryStore
 
 QUICK = Patience(give_up_after_s=1.0, first_byte_s=0.4, window_s=0.4, max_backoff_s=0.05)
-
-
-@pytest.fixture(scope="module")
-def content(support_set):
-    return release_bytes(support_set)
 
 
 @pytest.fixture(scope="module")

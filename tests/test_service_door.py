@@ -21,11 +21,6 @@ from server.store import DirectoryStore, MemoryStore
 from server.tokens import TokenFile, Tokens
 
 
-@pytest.fixture(scope="module")
-def content(support_set):
-    return release_bytes(support_set)
-
-
 @pytest.fixture
 def store(content):
     store = MemoryStore()

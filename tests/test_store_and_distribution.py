@@ -19,11 +19,6 @@ from server.distribution import SERVICE_NAME, run_server
 from server.store import DirectoryStore, MemoryStore, UnknownReleaseError
 
 
-@pytest.fixture(scope="module")
-def content(support_set):
-    return artefact.encode(support_set)
-
-
 @pytest.fixture(params=["memory", "directory"])
 def store(request, tmp_path):
     return MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path / "store")

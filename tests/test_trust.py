@@ -28,11 +28,6 @@ def federation(tmp_path):
 
 
 @pytest.fixture
-def content(support_set):
-    return release_bytes(support_set)
-
-
-@pytest.fixture
 def served(federation, content):
     federation.publish(content)
     with run_server(federation.store) as address:
