@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.cifar import TASK, TEACHER, Images, load_images
 from benchmarks.paper_cells import Bench, Cells, Settings, draw_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
-from benchmarks.paper_variations import recipe_cells, variation_cells
+from benchmarks.paper_variations import recipe_cells, selection_cells, variation_cells
 from dsv import (
     Compute,
     ModelSpec,
@@ -100,7 +100,8 @@ def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dic
 
 
 def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor | None) -> None:
-    """One teacher's cells of both tables at ``count`` images per class, and of its students' recipe."""
+    """One teacher's cells of both tables at ``count`` images per class, of the selection's options and of the students'
+    recipe."""
     teacher, key = bench.teacher(seed), f"{count}/{seed}"
     sets = table_sets(bench, seed, count, other)
 
@@ -117,6 +118,8 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
     for kind in ("hard", "soft"):
         cells.fill(f"ours, from dead leaves, {kind} labels/{key}", partial(taught_by_ours, kind))
     recipe_cells(bench, cells, seed, count, sets)
+    if bench.settings.selection_images:
+        selection_cells(bench, cells, seed, count)
 
 
 def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int, views: str, student: str) -> None:

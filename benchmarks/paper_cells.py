@@ -145,9 +145,11 @@ class Bench:
             distance=s.distance,
         )
 
-    def selection(self, teacher: Checkpoint, seed: int) -> Selection:
-        """Multipliers of the first ``selection_images`` training images."""
-        path = self.cache / f"selection-{seed}-{self.settings.selection_images}-{self.settings.selection_iterations}.pt"
+    def selection(self, teacher: Checkpoint, seed: int, config: SelectionConfig | None = None) -> Selection:
+        """Multipliers of ``selection_images`` training images, by the run's own number of passes if not said."""
+        config = config or SelectionConfig(iterations=self.settings.selection_iterations)
+        told = f"{self.settings.selection_images}-{config.iterations}-{config.distance}-{config.step}"
+        path = self.cache / f"selection-{seed}-{told}.pt"
         train_images, labels = self.images.train, self.images.train_labels
         chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         chosen = chosen[: self.settings.selection_images]
@@ -157,7 +159,7 @@ class Bench:
                 lambda indices: train_images[chosen[list(indices)]],
                 labels[chosen],
                 TASK,
-                SelectionConfig(iterations=self.settings.selection_iterations),
+                config,
                 compute=dataclasses.replace(self.compute, micro_batch=100),
                 on_iteration=lambda done, d: print(f"selection {done}: distance {d:.4f}", file=sys.stderr, flush=True),
             )

@@ -1,5 +1,5 @@
-"""One option changed at a time, of the synthesis and of its students: why our figures differ from the paper's; see
-``paper.py``."""
+"""One option changed at a time, of the synthesis, of the selection and of their students: why our figures differ from
+the paper's; see ``paper.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.cifar import TASK
 from benchmarks.paper_cells import Bench, Cells
-from dsv import Start, synthesize
+from dsv import SelectionConfig, Start, synthesize
 
 VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("real", {"image_step": 0.01}),
@@ -37,6 +37,13 @@ RECIPES: tuple[dict[str, int], ...] = (
     {"translate": 0, "crop": 0},
 )
 """What a student's training has, as a factor of the run's own."""
+SELECTIONS: tuple[dict[str, Any], ...] = (
+    {"iterations": 10},
+    {"distance": "mean-l1"},
+    {"distance": "mean-l1", "iterations": 10},
+    {"step": 4.0, "iterations": 10},
+)
+"""What a selection has; passes as a factor of the run's own."""
 
 
 def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Tensor]) -> None:
@@ -57,8 +64,7 @@ def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Ten
 
     for start, changes in VARIATIONS:
         if start == "noise" or start in starts:
-            told = ", ".join(f"{name} {'x ' if name == 'iterations' else ''}{value}" for name, value in changes.items())
-            cells.fill(f"variation, from {start}, {told}/1/{seed}", partial(varied, start, changes))
+            cells.fill(f"variation, from {start}, {_told(changes)}/1/{seed}", partial(varied, start, changes))
 
 
 def recipe_cells(
@@ -81,3 +87,22 @@ def recipe_cells(
         told = ", ".join(f"{name} x {by}" for name, by in changes.items())
         for row, make in sets.items():
             cells.fill(f"recipe, {told}, {row}/{count}/{seed}", partial(taught, changes, make))
+
+
+def selection_cells(bench: Bench, cells: Cells, seed: int, count: int) -> None:
+    """Accuracy of students of the images whose multipliers are largest when the selection runs otherwise."""
+    teacher = bench.teacher(seed)
+
+    def taught(changes: dict[str, Any]) -> list[float]:
+        passes = bench.settings.selection_iterations * changes.get("iterations", 1)
+        found = bench.selection(teacher, seed, SelectionConfig(**{**changes, "iterations": passes}))
+        chosen = found.coreset(count)
+        return bench.students(teacher, bench.images.train[chosen], found.labels[chosen])
+
+    for changes in SELECTIONS:
+        cells.fill(f"selection, {_told(changes)}/{count}/{seed}", partial(taught, changes))
+
+
+def _told(changes: dict[str, Any]) -> str:
+    """Options as a cell's name has them."""
+    return ", ".join(f"{name} {'x ' if name == 'iterations' else ''}{value}" for name, value in changes.items())
