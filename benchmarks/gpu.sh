@@ -26,11 +26,10 @@ imagenet() { # ten classes at 224 px, between two of them, edits: 1,000 iteratio
 }
 
 zero_shot() { # students of the field's width, ResNet-18 among them, from ten and fifty per class
-  set -- --federation cifar10-central --data-root "$data/cifar10" --crops "$data/imagenet-sample" --cache "$out/zero-shot" \
-    --iterations 150 --rival-iterations 100 --selection-images 5000 --labels view --student-steps 16000 --bfloat16 \
-    --compiled --device cuda --students convnet:128,resnet18:64:batch --methods "DSV, from dead leaves;random real"
-  python -m benchmarks.zero_shot "$@" --per-class 10
-  python -m benchmarks.zero_shot "$@" --per-class 50 --views 96000
+  python -m benchmarks.zero_shot --federation cifar10-central --data-root "$data/cifar10" --crops "$data/imagenet-sample" \
+    --cache "$out/zero-shot" --iterations 150 --rival-iterations 100 --selection-images 5000 --labels view --views 96000 \
+    --per-class 10,50 --student-steps 16000 --bfloat16 --compiled --device cuda \
+    --students convnet:128,resnet18:64:batch --methods "DSV, from dead leaves;random real"
 }
 
 paper() { # three teachers at the paper's length; variations and recipes, further rows of the script, are left out
