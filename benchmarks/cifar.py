@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,17 +54,22 @@ def paper_teacher(
     bfloat16: bool,
     compiled: bool = False,
     architecture: str = TEACHER,
+    overfitted: bool = False,
 ) -> Checkpoint:
     """The paper's teacher (Appendix E): Adam 1e-3, weight decay 5e-3, flipping and cropping; a cosine to 0 so that it
     ends near a stationary point. Batches of 128; the paper gives neither batch size nor epochs. ``compiled``: see
-    ``trained_form``."""
-    path = cache / f"teacher-{architecture.replace(':', '-')}-{epochs}-{seed}.safetensors"
+    ``trained_form``. ``overfitted``: without weight decay and cropping, so that it fits nearly all of its own images,
+    as the paper says of its teacher elsewhere (section 5) and as that weight decay prevents."""
+    kind = "-overfitted" if overfitted else ""
+    path = cache / f"teacher-{architecture.replace(':', '-')}-{epochs}-{seed}{kind}.safetensors"
     if path.exists():
         return load_checkpoint(path)
     spec = ModelSpec.parse(architecture, TASK)
     model = build_model(spec, seed=seed, device=device).to(memory_format=torch.contiguous_format)
     steps = epochs * len(images.train) // 128
     config = TrainingConfig(steps, "adam", 1e-3, True, 5e-3, 128, crop=0.0, bfloat16=bfloat16)
+    if overfitted:
+        config = replace(config, weight_decay=0.0, translate=0.0)
     started = time.perf_counter()
 
     def report(step: int, loss: float) -> None:

@@ -63,10 +63,9 @@ def random_images(images: Images, count: int, seed: int) -> Tensor:
     return torch.cat([order[images.train_labels[order] == label][:count] for label in range(TASK.classes)])
 
 
-def teacher_accuracy(bench: Bench, seed: int) -> float:
-    """In percent, on the test images."""
-    reached = accuracy(bench.teacher(seed).model, bench.images.test, bench.images.test_labels, TASK)
-    return round(100 * reached, 2)
+def teacher_accuracy(bench: Bench, seed: int, images: Tensor, labels: Tensor) -> float:
+    """In percent, of (N, 3, 32, 32) uint8 images and their (N,) int64 classes."""
+    return round(100 * accuracy(bench.teacher(seed).model, images, labels, TASK), 2)
 
 
 def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dict[str, Callable[[], Labelled]]:
@@ -208,6 +207,7 @@ def markdown(cells: dict[str, Any], per_class: list[int]) -> str:
 @click.option("--views", default=AUTO, show_default=True, help="How many the teacher labels; auto: the product's.")
 @click.option("--student", default=TEACHER, show_default=True, help="What learns from labelled views.")
 @click.option("--bfloat16-teacher/--float32-teacher", default=False, show_default=True)
+@click.option("--overfitted-teacher/--decayed-teacher", default=False, show_default=True, help="See cifar.py.")
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
 @click.option("--rows", default="*", show_default=True, help="To compute: patterns, by semicolons.")
 def main(**o: Any) -> None:
@@ -219,7 +219,9 @@ def main(**o: Any) -> None:
     largest = max(per_class)
     other = load_start(str(o["other"]), TASK, largest) if o["other"] else None
     for seed in (int(s) for s in o["seeds"].split(",")):
-        cells.fill(f"teacher/{seed}", partial(teacher_accuracy, bench, seed))
+        found = partial(teacher_accuracy, bench, seed)
+        cells.fill(f"teacher/{seed}", partial(found, bench.images.test, bench.images.test_labels))
+        cells.fill(f"teacher, training images/{seed}", partial(found, bench.images.train, bench.images.train_labels))
         for count in per_class:
             table_cells(bench, cells, seed, count, other)
             for steps in filter(None, o["view_steps"].split(",")):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,10 +27,14 @@ from dsv import (
     Targets,
     TrainingConfig,
     contact_sheet,
+    predict,
     select,
     write_picture,
 )
 from protos.checkpoint import Checkpoint, load_checkpoint
+
+Variant = Literal["plain", "rightly classified", "from random multipliers"]
+"""How a selection is set up: of all images and from equal multipliers, or otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Settings:
     student_rate: float
     student_seeds: int
     bfloat16_teacher: bool
+    overfitted_teacher: bool
 
 
 class Cells:
@@ -103,6 +108,7 @@ class Bench:
             device=self.device,
             bfloat16=s.bfloat16_teacher,
             compiled=self.compute.compiled,
+            overfitted=s.overfitted_teacher,
         )
 
     def students(
@@ -145,21 +151,28 @@ class Bench:
             distance=s.distance,
         )
 
-    def selection(self, teacher: Checkpoint, seed: int, config: SelectionConfig | None = None) -> Selection:
-        """Multipliers of ``selection_images`` training images, by the run's own number of passes if not said."""
+    def selection(
+        self, teacher: Checkpoint, seed: int, config: SelectionConfig | None = None, variant: Variant = "plain"
+    ) -> Selection:
+        """Multipliers of ``selection_images`` training images, by the run's own number of passes if not said; of those
+        that are not among the candidates: 0."""
         config = config or SelectionConfig(iterations=self.settings.selection_iterations)
-        told = f"{self.settings.selection_images}-{config.iterations}-{config.distance}-{config.step}"
-        path = self.cache / f"selection-{seed}-{told}.pt"
-        train_images, labels = self.images.train, self.images.train_labels
-        chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        chosen = chosen[: self.settings.selection_images]
+        told = f"{self.settings.selection_images}-{config.iterations}-{config.distance}-{config.step}-{variant}"
+        path = self.cache / f"selection-{seed}-{told.replace(' ', '-')}.pt"
+        labels = self.images.train_labels
         if not path.exists():
+            generator = torch.Generator().manual_seed(0)
+            chosen = torch.randperm(len(labels), generator=generator)[: self.settings.selection_images]
+            if variant == "rightly classified":
+                probabilities = predict(teacher.model, self.images.train[chosen], TASK)
+                chosen = chosen[probabilities.argmax(dim=1) == labels[chosen]]
             found = select(
                 teacher.model,
-                lambda indices: train_images[chosen[list(indices)]],
+                lambda indices: self.images.train[chosen[list(indices)]],
                 labels[chosen],
                 TASK,
                 config,
+                start=torch.rand(len(chosen), generator=generator) if variant == "from random multipliers" else None,
                 compute=dataclasses.replace(self.compute, micro_batch=100),
                 on_iteration=lambda done, d: print(f"selection {done}: distance {d:.4f}", file=sys.stderr, flush=True),
             )

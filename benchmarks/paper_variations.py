@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.cifar import TASK
-from benchmarks.paper_cells import Bench, Cells
+from benchmarks.paper_cells import Bench, Cells, Variant
 from dsv import SelectionConfig, Start, synthesize
 
 VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -37,13 +37,19 @@ RECIPES: tuple[dict[str, int], ...] = (
     {"translate": 0, "crop": 0},
 )
 """What a student's training has, as a factor of the run's own."""
-SELECTIONS: tuple[dict[str, Any], ...] = (
-    {"iterations": 10},
-    {"distance": "mean-l1"},
-    {"distance": "mean-l1", "iterations": 10},
-    {"step": 4.0, "iterations": 10},
+SELECTIONS: tuple[tuple[Variant, dict[str, Any]], ...] = (
+    ("plain", {"iterations": 10}),
+    ("plain", {"distance": "mean-l1"}),
+    ("plain", {"distance": "mean-l1", "iterations": 10}),
+    ("plain", {"step": 4.0, "iterations": 10}),
+    ("plain", {"iterations": 100}),
+    ("rightly classified", {}),
+    ("rightly classified", {"iterations": 10}),
+    ("rightly classified", {"distance": "mean-l1"}),
+    ("from random multipliers", {}),
+    ("from random multipliers", {"iterations": 10}),
 )
-"""What a selection has; passes as a factor of the run's own."""
+"""How a selection is set up, and the options that it has; passes as a factor of the run's own."""
 
 
 def variation_cells(bench: Bench, cells: Cells, seed: int, starts: dict[str, Tensor]) -> None:
@@ -93,14 +99,15 @@ def selection_cells(bench: Bench, cells: Cells, seed: int, count: int) -> None:
     """Accuracy of students of the images whose multipliers are largest when the selection runs otherwise."""
     teacher = bench.teacher(seed)
 
-    def taught(changes: dict[str, Any]) -> list[float]:
+    def taught(variant: Variant, changes: dict[str, Any]) -> list[float]:
         passes = bench.settings.selection_iterations * changes.get("iterations", 1)
-        found = bench.selection(teacher, seed, SelectionConfig(**{**changes, "iterations": passes}))
+        found = bench.selection(teacher, seed, SelectionConfig(**{**changes, "iterations": passes}), variant)
         chosen = found.coreset(count)
         return bench.students(teacher, bench.images.train[chosen], found.labels[chosen])
 
-    for changes in SELECTIONS:
-        cells.fill(f"selection, {_told(changes)}/{count}/{seed}", partial(taught, changes))
+    for variant, changes in SELECTIONS:
+        told = ", ".join(filter(None, ("" if variant == "plain" else variant, _told(changes))))
+        cells.fill(f"selection, {told}/{count}/{seed}", partial(taught, variant, changes))
 
 
 def _told(changes: dict[str, Any]) -> str:

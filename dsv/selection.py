@@ -95,6 +95,7 @@ def select(
     task: Task,
     config: SelectionConfig,
     *,
+    start: Tensor | None = None,
     compute: Compute | None = None,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> Selection:
@@ -106,20 +107,25 @@ def select(
         labels: (N,) int64.
         task: of the model.
         config: the options.
+        start: (N,) multipliers >= 0 to start from, up to a factor that is found; all alike if not given.
         compute: device and micro-batch; memory follows the micro-batch and one float per image.
         on_iteration: called after every iteration with the number of those done and the distance that they led to.
 
     Raises:
-        DsvError: no images, or a model that does not fit the task.
+        DsvError: no images, a start that is not one finite number >= 0 an image and above 0 somewhere, or a model that
+            does not fit the task.
     """
     compute = compute or Compute()
     if len(labels) == 0:
         raise DsvError("there are no images to select from")
+    multipliers = torch.ones(len(labels)) if start is None else start.float().clone()
+    if len(multipliers) != len(labels) or not (multipliers.min() >= 0 and 0 < multipliers.max() < math.inf):
+        raise DsvError(f"a start of a selection must have {len(labels)} finite multipliers, >= 0 and not all 0")
+    multipliers /= multipliers.mean()
     model = compute.place(model)
     check_fits(model, task, compute.device, dtypes=(torch.float32, torch.float64))
     parameters = chosen_parameters(model, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
-    multipliers = torch.ones(len(labels))
 
     def batches() -> Iterator[tuple[slice, Batch]]:
         size = compute.chunk(task.image_size_px)

@@ -149,9 +149,27 @@ def test_characteristics_by_hand():
         rank_correlation(torch.zeros(3), torch.zeros(2))
 
 
+def test_the_scale_of_a_start_does_not_matter_and_its_shape_does(teacher, task):
+    images, labels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8), torch.arange(20) % 10
+
+    def found(start):
+        model = copy.deepcopy(teacher.model).double()
+        chosen = select(model, lambda i: images[list(i)], labels, task, SelectionConfig(iterations=2), start=start)
+        return chosen.multipliers
+
+    torch.testing.assert_close(found(torch.full((20,), 7.0)), found(None), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found(torch.arange(1.0, 21.0)), found(None), rtol=0.1)
+
+
 def test_errors(teacher, task):
+    def chosen(images, labels, start=None):
+        return select(teacher.model, lambda i: images[list(i)], labels, task, SelectionConfig(), start=start)
+
     with pytest.raises(DsvError, match="no images to select from"):
-        select(teacher.model, lambda i: torch.zeros(0), torch.zeros(0, dtype=torch.int64), task, SelectionConfig())
+        chosen(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    for start in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]):
+        with pytest.raises(DsvError, match="must have 2 finite multipliers, >= 0 and not all 0"):
+            chosen(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor(start))
     for options, message in (({"iterations": 0}, "at least 1 iteration"), ({"distance": "far"}, "unknown distance")):
         with pytest.raises(DsvError, match=message):
             SelectionConfig(**options)
