@@ -28,6 +28,11 @@ VARIATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("noise", {"image_step": 0.1}),
     ("noise", {"distance": "relative-l2"}),
     ("noise", {"distance": "layer-cosine", "coarse_stages": 3, "total_variation_weight": 0.1, "iterations": 4}),
+    ("real", {"iterations": 16}),
+    ("other", {"iterations": 16}),
+    ("noise", {"iterations": 16}),
+    ("other", {"image_step": 0.1, "iterations": 16}),
+    ("other", {"distance": "layer-cosine", "image_step": 0.1, "iterations": 16}),
 )
 """Where the images start from, and the options changed; iterations as a factor of the run's own."""
 RECIPES: tuple[dict[str, int], ...] = (
