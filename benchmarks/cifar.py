@@ -56,7 +56,7 @@ def paper_teacher(
     architecture: str = TEACHER,
     overfitted: bool = False,
 ) -> Checkpoint:
-    """The paper's teacher (Appendix E): Adam 1e-3, weight decay 5e-3, flipping and cropping; a cosine to 0 so that it
+    """The paper's teacher (Appendix D): Adam 1e-3, weight decay 5e-3, flipping and cropping; a cosine to 0 so that it
     ends near a stationary point. Batches of 128; the paper gives neither batch size nor epochs. ``compiled``: see
     ``trained_form``. ``overfitted``: without weight decay and cropping, so that it fits nearly all of its own images,
     as the paper says of its teacher elsewhere (section 5) and as that weight decay prevents."""

@@ -27,13 +27,14 @@ from dsv import (
     Targets,
     TrainingConfig,
     contact_sheet,
+    model_digest,
     predict,
     select,
     write_picture,
 )
 from protos.checkpoint import Checkpoint, load_checkpoint
 
-Variant = Literal["plain", "rightly classified", "from random multipliers"]
+Variant = Literal["plain", "rightly classified", "from random multipliers", "of test images"]
 """How a selection is set up: of all images and from equal multipliers, or otherwise."""
 
 
@@ -111,6 +112,10 @@ class Bench:
             overfitted=s.overfitted_teacher,
         )
 
+    def teacher_name(self, seed: int) -> str:
+        """What tells this teacher from any other of the same seed in a cache."""
+        return model_digest(self.teacher(seed).model)[:12]
+
     def students(
         self,
         teacher: Checkpoint,
@@ -154,21 +159,22 @@ class Bench:
     def selection(
         self, teacher: Checkpoint, seed: int, config: SelectionConfig | None = None, variant: Variant = "plain"
     ) -> Selection:
-        """Multipliers of ``selection_images`` training images, by the run's own number of passes if not said; of those
-        that are not among the candidates: 0."""
+        """Multipliers of ``selection_images`` training (or test) images, by the run's own number of passes if not
+        said; of those that are not among the candidates: 0."""
         config = config or SelectionConfig(iterations=self.settings.selection_iterations)
         told = f"{self.settings.selection_images}-{config.iterations}-{config.distance}-{config.step}-{variant}"
-        path = self.cache / f"selection-{seed}-{told.replace(' ', '-')}.pt"
-        labels = self.images.train_labels
+        path = self.cache / f"selection-{seed}-{model_digest(teacher.model)[:12]}-{told.replace(' ', '-')}.pt"
+        of_test = variant == "of test images"
+        images = self.images.test if of_test else self.images.train
+        labels = self.images.test_labels if of_test else self.images.train_labels
         if not path.exists():
             generator = torch.Generator().manual_seed(0)
             chosen = torch.randperm(len(labels), generator=generator)[: self.settings.selection_images]
             if variant == "rightly classified":
-                probabilities = predict(teacher.model, self.images.train[chosen], TASK)
-                chosen = chosen[probabilities.argmax(dim=1) == labels[chosen]]
+                chosen = chosen[predict(teacher.model, images[chosen], TASK).argmax(dim=1) == labels[chosen]]
             found = select(
                 teacher.model,
-                lambda indices: self.images.train[chosen[list(indices)]],
+                lambda indices: images[chosen[list(indices)]],
                 labels[chosen],
                 TASK,
                 config,

@@ -28,9 +28,22 @@ from dsv import (
     write_picture,
 )
 
+FROM_NOISE: dict[str, Any] = {
+    "iterations": 600,
+    "distance": "layer-cosine",
+    "coarse_stages": 3,
+    "total_variation_weight": 0.1,
+}
+"""What makes DSVs from noise that can be looked at (docs/results.md), for Figure 7."""
 
-def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
-    """Figures 2, 5 and 7 of one teacher, at 10 images per class."""
+
+def picture_path(out: Path, name: str, seed: int) -> Path:
+    """Of a figure, beside the JSON and named after it and after the teacher, so that no other run's is replaced."""
+    return out.with_name(f"{out.stem}-{name}-{seed}.png")
+
+
+def figure_cells(bench: Bench, cells: Cells, seed: int, out: Path) -> None:
+    """Figures 2, 5 and 7 of one teacher, at 1 image per class; pictures go beside the file ``out``."""
     teacher = bench.teacher(seed)
 
     def entropy() -> list[float]:
@@ -46,10 +59,10 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
         draw_set(bench, f"figure-2-{seed}", found)
         return [round(curve[(len(curve) - 1) * part // 10], 4) for part in range(11)]
 
-    def correlation() -> dict[str, Any]:
+    def correlation(test: bool) -> dict[str, Any]:
         seen = predict(teacher.model.to(bench.device), bench.images.test, TASK, device=bench.device)
         accuracies = class_accuracies(seen, bench.images.test_labels)
-        chosen = bench.selection(teacher, seed)
+        chosen = bench.selection(teacher, seed, variant="of test images" if test else "plain")
         sums = class_sums(chosen.multipliers, chosen.labels, TASK.classes)
         return {
             "sum_of_lambda": [round(float(v), 4) for v in sums],
@@ -60,25 +73,33 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, pictures: Path) -> None:
     def ablation(name: str, change: dict[str, Any]) -> dict[str, Any]:
         config = dataclasses.replace(bench.synthesis(1), **change)
         found = synthesize(teacher.model, TASK, config, seed=seed, compute=bench.compute)
-        write_picture(pictures / f"figure-5-{name}.png", sheet([found.images]))
+        write_picture(picture_path(out, f"figure-5-{name}", seed), sheet([found.images]))
         confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
         return {
             "confidence": round(float(confidence), 4),
             "accuracy": bench.students(teacher, found.images, found.labels),
         }
 
+    def beside() -> str:
+        config = dataclasses.replace(bench.synthesis(1), **FROM_NOISE)
+        made = synthesize(teacher.model, TASK, config, seed=seed, compute=bench.compute)
+        chosen = bench.images.train[bench.selection(teacher, seed).coreset(1)]
+        path = picture_path(out, "figure-7", seed)
+        write_picture(path, sheet([made.images, chosen]))
+        return path.name
+
     cells.fill(f"figure 2a, entropy over the run/{seed}", entropy)
     cells.fill(f"figure 5, primal alone/{seed}", lambda: ablation("primal", {"stationarity_weight": 0.0}))
     cells.fill(f"figure 5, stationarity alone/{seed}", lambda: ablation("stationarity", {"primal_weight": 0.0}))
     cells.fill(f"figure 5, both/{seed}", lambda: ablation("both", {}))
     if bench.settings.selection_images:
-        cells.fill(f"figure 2b, sum of lambda and accuracy/{seed}", correlation)
-        if cells.wants("figure 7"):
-            chosen = bench.images.train[bench.selection(teacher, seed).coreset(5)]
-            write_picture(pictures / "figure-7-selected.png", sheet(list(torch.split(chosen, 5))))
+        # Section 5.1 says that lambda was trained for every test image, Appendix E that training images were selected.
+        cells.fill(f"figure 2b, sum of lambda and accuracy/{seed}", lambda: correlation(test=False))
+        cells.fill(f"figure 2b, of test images/{seed}", lambda: correlation(test=True))
+        cells.fill(f"figure 7/{seed}", beside)
 
 
-def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Path) -> None:
+def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, out: Path) -> None:
     """Figure 4: only the last layer is trained on another data set, and stationarity speaks of that layer alone.
 
     The paper goes to SVHN; here it is Fashion-MNIST, enlarged to 32 px and repeated over three channels.
@@ -100,7 +121,7 @@ def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, pictures: Pa
         train(model, train_images, splits[0].labels[:10_000], task, training, seed=seed, device=bench.device)
         config = dataclasses.replace(bench.synthesis(1), stationary_parameters="classifier.*")
         found = synthesize(model, task, config, seed=seed, compute=bench.compute)
-        write_picture(pictures / "figure-4-last-layer.png", sheet([found.images]))
+        write_picture(picture_path(out, "figure-4-last-layer", seed), sheet([found.images]))
         confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
         reached = accuracy(model, colour(splits[1].load(range(2_000))), splits[1].labels[:2_000], task)
         return {"accuracy after transfer": round(reached, 4), "confidence": round(float(confidence), 4)}

@@ -34,7 +34,8 @@ class Augmentation:
         return self.draw(len(images), tuple(images.shape[1:]), generator)(images)
 
     def draw(self, count: int, image_shape: tuple[int, ...], generator: torch.Generator) -> DrawnAugmentation:
-        """What happens to each of ``count`` images, drawn at once, to be applied to any part of them later."""
+        """What happens to each of ``count`` images, drawn at once, to be applied to any part of them later, so that
+        parts of any size see the same; noise, where there is any, takes the memory of one more copy of all images."""
 
         affine = self.affine(torch.rand(6, count, generator=generator, dtype=torch.float64))
         centres = torch.rand(2, count, generator=generator, dtype=torch.float64).T if self.cutout > 0 else None

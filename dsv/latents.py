@@ -38,8 +38,7 @@ def interpolate(
     """Images between two classes: DSVs of the labels (1 - delta) y_a + delta y_b.
 
     One synthesis makes them all, and the same noise is the start for every delta, so that the images of a row tell what
-    the label changes. The primal term asks for the larger of the two classes, and for the one of the lower index where
-    delta is 0.5.
+    the label changes. The primal term asks for the larger of the two classes, and for either where delta is 0.5.
 
     Args:
         model: as for ``synthesize``.

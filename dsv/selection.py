@@ -31,7 +31,7 @@ class SelectionConfig:
 
     Args:
         iterations: steps of projected gradient descent, at least 1; each reads every image twice.
-        step: length of the first step: what one standard deviation of the gradient moves a multiplier by, as a fraction
+        step: length of the first step: what the gradient's root mean square moves a multiplier by, as a fraction
             of the mean multiplier; falls to 0 along a cosine.
         distance: D of Eq. 8, a key of ``DISTANCES``.
         stationary_parameters: patterns of the parameters that stationarity speaks of.
@@ -112,12 +112,14 @@ def select(
         on_iteration: called after every iteration with the number of those done and the distance that they led to.
 
     Raises:
-        DsvError: no images, a start that is not one finite number >= 0 an image and above 0 somewhere, or a model that
-            does not fit the task.
+        DsvError: no images, a label that is none of the task's classes, a start that is not one finite number >= 0 an
+            image and above 0 somewhere, or a model that does not fit the task.
     """
     compute = compute or Compute()
     if len(labels) == 0:
         raise DsvError("there are no images to select from")
+    if not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
+        raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
     multipliers = torch.ones(len(labels)) if start is None else start.float().clone()
     if len(multipliers) != len(labels) or not (multipliers.min() >= 0 and 0 < multipliers.max() < math.inf):
         raise DsvError(f"a start of a selection must have {len(labels)} finite multipliers, >= 0 and not all 0")

@@ -186,6 +186,10 @@ def _checked(labels: Tensor, task: Task) -> Tensor:
         )
     if hard and not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
         raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
+    if soft and not (
+        bool((labels >= 0).all()) and torch.allclose(labels.sum(dim=1), torch.ones(()).to(labels), atol=1e-3)
+    ):
+        raise DsvError("labels that are probabilities must be at least 0 and sum up to 1 in every row")
     return labels
 
 

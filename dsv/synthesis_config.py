@@ -123,5 +123,5 @@ PRESETS: dict[str, SynthesisConfig] = {
     ),
 }
 """``small``: CIFAR-like and smaller images, the default. ``imagenet``: 224 pixels, batch norm. The ``paper-`` ones hold
-what Appendix D gives (alpha: primal, beta: total variation, gamma: norm, eta: augmented) beside our step sizes, which
-it does not give."""
+what Appendix D gives (alpha: primal, beta: total variation, gamma: norm, eta: augmented) beside our step sizes and the
+noise of ``paper-cifar``, which it does not give."""

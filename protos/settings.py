@@ -104,7 +104,10 @@ class RunSettings:
     image_step: float = option(SynthesisConfig.image_step, "step size for pixels in [0, 1]")
     multiplier_step: float = option(SynthesisConfig.multiplier_step, "step size for the multipliers")
     distance: str = option(SynthesisConfig.distance, "distance in the stationarity term", choices=tuple(DISTANCES))
-    primal_weight: float = option(SynthesisConfig.primal_weight, "weight of the primal term")
+    primal_weight: float = option(
+        SynthesisConfig.primal_weight,
+        "weight of the primal term; not read for DSVs of the clients' models, which may know but a few of the classes",
+    )
     total_variation_weight: float = option(SynthesisConfig.total_variation_weight, "weight of total variation")
     norm_weight: float = option(SynthesisConfig.norm_weight, "weight of the image norm")
     augmented_weight: float = option(SynthesisConfig.augmented_weight, "weight of the augmented copy (eta)")

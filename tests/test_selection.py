@@ -167,6 +167,8 @@ def test_errors(teacher, task):
 
     with pytest.raises(DsvError, match="no images to select from"):
         chosen(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(DsvError, match="labels must lie in 0 to 9"):
+        chosen(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 10]))
     for start in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]):
         with pytest.raises(DsvError, match="must have 2 finite multipliers, >= 0 and not all 0"):
             chosen(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor(start))

@@ -93,6 +93,17 @@ def test_a_start_that_does_not_fit(teacher, task):
         synthesize(teacher.model, task, SHORT, seed=0, start=Start("mine", torch.zeros(3, 1, 8, 8)))
 
 
+def test_labels_that_are_none(teacher, task):
+    negative = torch.tensor([[-3.0, 4.0] + 8 * [0.0]])
+    for labels in (negative, torch.full((1, 10), 0.2), torch.full((1, 10), float("nan"))):
+        with pytest.raises(DsvError, match="at least 0 and sum up to 1"):
+            synthesize(teacher.model, task, SHORT, labels=labels)
+    with pytest.raises(DsvError, match="labels must lie in 0 to 9"):
+        synthesize(teacher.model, task, SHORT, labels=torch.tensor([10]))
+    with pytest.raises(DsvError, match="labels must be int64 classes"):
+        synthesize(teacher.model, task, SHORT, labels=torch.zeros(0, dtype=torch.int64))
+
+
 def test_cuda_where_there_is_none():
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
