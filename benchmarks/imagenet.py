@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,13 +23,12 @@ from typing import Any
 
 import click
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from deploy.latents import class_index
 from deploy.options import options_of
 from deploy.picture_folder import new_folder
+from deploy.plain_weights import load_plain, read_class_names
 from dsv import (
     PRESETS,
     DsvError,
@@ -39,7 +37,6 @@ from dsv import (
     SupportSet,
     SynthesisConfig,
     Task,
-    build_model,
     edit,
     interpolate,
     picture_paths,
@@ -67,26 +64,8 @@ class Piece:
 
 
 def imagenet_task(names: Path) -> Task:
-    """ImageNet-1k as torchvision's models see it. Names that two classes share (crane) get their index."""
-    try:
-        lines = names.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DsvError(f"cannot read {names}: {error.strerror}; put the class names there, one a line") from None
-    found = [line.strip() for line in lines if line.strip()]
-    counts = Counter(found)
-    unique = tuple(name if counts[name] == 1 else f"{name}_{label}" for label, name in enumerate(found))
-    return Task(3, 224, unique, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def load_teacher(weights: Path, task: Task) -> nn.Module:
-    """torchvision's ResNet-50 with the weights of a file, in eval mode."""
-    model = build_model(ModelSpec.parse(ARCHITECTURE, task), seed=0)
-    try:
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DsvError(f"{weights} holds no weights of torchvision's ResNet-50 ({reason})") from None
-    return model.eval()
+    """ImageNet-1k as torchvision's models see it."""
+    return Task(3, 224, read_class_names(names), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def timed(name: str, make: Callable[..., SupportSet], config: SynthesisConfig, **options: Any) -> Piece:
@@ -177,7 +156,7 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
     if len(labels) < 2:
         raise DsvError(f"at least two classes are needed, got {classes!r}")
     paths, pictures = real_pictures(images, task)
-    model = compute.place(load_teacher(weights, task))
+    model = compute.place(load_plain(weights, ModelSpec.parse(ARCHITECTURE, task)))
     new_folder(out)
     shared = {"model": model, "task": task, "seed": settings.seed, "compute": compute}
     shared["teacher_architecture"] = ARCHITECTURE

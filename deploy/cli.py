@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from deploy import cli_deploy, cli_distribution, cli_pages, cli_savings, cli_study, evidence
+from deploy import cli_deploy, cli_distribution, cli_pages, cli_savings, cli_study, cli_wrap, evidence
 from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -146,6 +146,7 @@ def export(release: Path, folder: Path) -> None:
 
 for _command in (cli_distribution.serve, cli_distribution.keys, cli_distribution.bootstrap, cli_distribution.watch):
     cli.add_command(_command)
+cli.add_command(cli_wrap.wrap)
 cli.add_command(evidence.select)
 cli.add_command(evidence.characterise)
 cli.add_command(cli_study.interpolate)
