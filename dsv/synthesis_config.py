@@ -111,7 +111,7 @@ PRESETS: dict[str, SynthesisConfig] = {
         noise=0.01,
     ),
 }
-"""``small``: CIFAR-like and smaller images, the default. ``imagenet``: 224 pixels, batch norm. ``paper-cifar`` holds what
+"""``small``: CIFAR-like and smaller images, the default. ``imagenet``: 224 pixels, batch norm. ``paper-cifar``: what
 Appendix D gives (alpha: primal, eta: augmented) beside our step sizes and noise, which it does not give. What it gives
 for ImageNet is no preset: its weight of total variation, 40, is of a term whose scale it does not give, and drowns all
 else in ours (docs/results.md)."""
