@@ -143,13 +143,19 @@ def peak_bytes(case: str, count: int, compute: Compute, which: int) -> int:
 def _resident_growth(case: str, count: int, compute: Compute, which: int) -> int:
     step = steps(case, count, compute)[which]
     steps(case, 1, compute)[which]()  # libraries and thread pools come into memory with the first use
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _peak_resident_bytes()
+    before = fresh_peak_bytes()
     step()
-    return _peak_resident_bytes() - before
+    return peak_resident_bytes() - before
 
 
-def _peak_resident_bytes() -> int:
+def fresh_peak_bytes() -> int:
+    """The process's resident memory, from which its peak starts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """The largest that the process's resident memory has been."""
     line = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
