@@ -120,10 +120,7 @@ def select(
         raise DsvError("there are no images to select from")
     if not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
         raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
-    multipliers = torch.ones(len(labels)) if start is None else start.float().clone()
-    if len(multipliers) != len(labels) or not (multipliers.min() >= 0 and 0 < multipliers.max() < math.inf):
-        raise DsvError(f"a start of a selection must have {len(labels)} finite multipliers, >= 0 and not all 0")
-    multipliers /= multipliers.mean()
+    multipliers = _started(start, len(labels))
     model = compute.place(model)
     check_fits(model, task, compute.device, dtypes=(torch.float32, torch.float64))
     parameters = chosen_parameters(model, config.stationary_parameters)
@@ -138,7 +135,7 @@ def select(
             )
             yield own, Batch(images, labels[own].to(compute.device), multipliers[own].to(images))
 
-    distances = []
+    distances, slopes = [], torch.empty(len(labels))  # in one piece: many small ones would scatter over the heap
     for iteration in range(config.iterations + 1):
         total = engine.total_gradient(batch for _, batch in batches())
         if iteration == 0:
@@ -150,9 +147,18 @@ def select(
         if iteration > 0 and on_iteration is not None:
             on_iteration(iteration, distances[-1])
         if iteration < config.iterations:
-            slopes = torch.cat([engine.slopes(direction, batch).float().cpu() for _, batch in batches()])
+            for own, batch in batches():
+                slopes[own] = engine.slopes(direction, batch)
             fallen = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
             deviation = slopes.square().mean().sqrt().clamp(min=1e-30)
             multipliers -= config.step * fallen * multipliers.mean() * slopes / deviation
             project_dual(multipliers)
     return Selection(multipliers, labels, task.classes, tuple(distances))
+
+
+def _started(start: Tensor | None, count: int) -> Tensor:
+    """Multipliers of mean 1."""
+    found = torch.ones(count) if start is None else start.float()
+    if len(found) != count or not (found.min() >= 0 and 0 < found.max() < math.inf):
+        raise DsvError(f"a start of a selection must have {count} finite multipliers, >= 0 and not all 0")
+    return found / found.mean()
