@@ -69,19 +69,36 @@ def test_stationarity_gradients_reach_images_and_multipliers(model, inputs, name
     assert gradcheck(loss, (images, multipliers), eps=1e-6, atol=1e-5)
 
 
-def test_a_linear_support_vector_machine_is_stationary():
-    """Eq. 5 on a model where the multipliers are known: theta built as -sum lambda grad L is at distance 0."""
-    torch.manual_seed(0)
-    linear = nn.Linear(5, 2, bias=False).double()
-    images, labels = torch.randn(3, 5, dtype=torch.float64), torch.tensor([0, 1, 0])
-    multipliers = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
-    parameters = dict(linear.named_parameters())
-    gradient = lagrangian_gradient(linear(images), labels, multipliers, parameters)
-    target = {name: -g.detach() for name, g in gradient.items()}
-    for distance in DISTANCES.values():
-        assert float(distance(target, {name: -g.detach() for name, g in gradient.items()})) == pytest.approx(
-            0, abs=1e-4
-        )
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_linear_support_vector_machine_is_stationary(name):
+    """Eq. 5 on a hard-margin machine solved by hand: w = (1, 0), b = 0, alpha = (1/3, 1/6, 1/2) for the points at the
+    margin and 0 for the one behind it.
+
+    Its two rows are -w / 2 and w / 2, so that the logits differ by w x, which is y = 1 or -1 at every support vector.
+    There -grad L is sigmoid(-1) y x for the second row and its opposite for the first; and as w = sum alpha y x, Eq. 5
+    holds with lambda = alpha / (2 sigmoid(-1)).
+    """
+    points = torch.tensor([[1.0, 1.0], [1.0, -2.0], [-1.0, 0.0], [4.0, 7.0]], dtype=torch.float64)
+    labels = torch.tensor([1, 1, 0, 1])
+    coefficients = torch.tensor([1 / 3, 1 / 6, 1 / 2, 0.0], dtype=torch.float64)
+    machine = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        machine.weight.copy_(torch.tensor([[-0.5, 0.0], [0.5, 0.0]]))
+
+    def stationarity(multipliers, wanted=labels):
+        parameters = dict(machine.named_parameters())
+        return float(stationarity_loss(machine(points), wanted, multipliers, parameters, DISTANCES[name]).detach())
+
+    multipliers = coefficients / (2 * torch.sigmoid(torch.tensor(-1.0, dtype=torch.float64)))
+    # lengths below 1e-5 of the whole fade out of the cosine, which costs that much
+    assert stationarity(multipliers) == pytest.approx(0, abs=2e-5 if name == "layer-cosine" else 1e-12)
+    behind_the_margin = multipliers + torch.tensor([0.0, 0.0, 0.0, 1.0])
+    without_one = multipliers * torch.tensor([0.0, 1.0, 1.0, 1.0])
+    for wrong in (multipliers.mean().expand(4), multipliers[[1, 0, 2, 3]], behind_the_margin, without_one):
+        assert stationarity(wrong) > 0.01
+    assert stationarity(multipliers, 1 - labels) > 0.5
+    if name != "layer-cosine":  # which is blind to a common factor
+        assert stationarity(2 * multipliers) > 0.1
 
 
 def test_primal_loss_counts_misclassified_samples_alone():
