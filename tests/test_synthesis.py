@@ -11,16 +11,19 @@ from dsv import (
     Compute,
     DsvError,
     ModelSpec,
+    Ranks,
     Start,
     SynthesisConfig,
     TrainingConfig,
     accuracy,
     build_model,
     checked_device,
+    class_sums,
     predict,
     synthesize,
     train,
 )
+from dsv.pixel_optimiser import PixelOptimiser
 
 SHORT = SynthesisConfig(images_per_class=2, iterations=4)
 
@@ -35,8 +38,33 @@ def test_the_loss_falls_and_the_set_is_whole(teacher, task, device):
     )
     assert len(totals) == 60 and totals[-1] < 0.9 * totals[0]
     assert found.labels.bincount().tolist() == [2] * 10
-    assert (found.multipliers >= 0).all()
+    assert (found.multipliers >= 0).all() and (class_sums(found.multipliers, found.labels, 10) > 0).all()
     torch.testing.assert_close(found.soft_labels, predict(model, found.images, task, device=device))
+
+
+@pytest.mark.parametrize("images_per_class", [1, SynthesisConfig().images_per_class])
+def test_every_class_has_a_say_at_the_end_with_the_default_options(trained, task, images_per_class):
+    """On the way a class's multipliers may all be 0 and come back. With another distance than the default, or one of
+    the paper's presets, a class may end without any: its images are then ones that stationarity does not speak of."""
+    config = SynthesisConfig(images_per_class=images_per_class)
+    found = synthesize(trained.model, task, config, seed=0)
+    assert (class_sums(found.multipliers, found.labels, task.classes) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"coarse_stages": 3}, {"image_step": 10.0}, {"distance": "mean-l1"}, {"stationarity_weight": 0.0}]
+)
+def test_pixels_and_multipliers_keep_to_their_ranges_all_along(teacher, task, change):
+    config = dataclasses.replace(SHORT, iterations=12, multiplier_step=1.0, **change)
+    run = PixelOptimiser(teacher.model, task, config, torch.arange(10), compute=Compute(), ranks=Ranks())
+    run.begin(0, None)
+    for _ in range(config.iterations + 1):
+        pixels = run.pixels()
+        assert pixels.dtype == torch.float32 and pixels.min() >= 0 and pixels.max() <= 1
+        assert (run.state().multipliers >= 0).all()
+        if run.iteration < config.iterations:
+            run.step()
+    assert run.iteration == config.iterations
 
 
 def test_same_seed_same_set_and_another_seed_another(teacher, task):
