@@ -113,6 +113,25 @@ def test_primal_loss_counts_misclassified_samples_alone():
     assert float(primal_loss(logits.detach(), tie)) == pytest.approx(0.6 * 5 / 2, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [
+        (torch.tensor([0, 1, 2, 0]), [False, True, True, False]),
+        (torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0]] * 0.7 + 0.1, [False, True, True, False]),
+        (torch.tensor([2, 0, 1, 2]), [True, True, True, True]),
+    ],
+)
+def test_primal_gradients_by_gradcheck(labels, wrong):
+    """Away from the kink of Eq. 7, where two classes are equally probable: in every row the largest logit leads by 0.5
+    or more, so that a step of 1e-6 changes nobody's class. The gradient of who is right is exactly 0."""
+    logits = torch.tensor(
+        [[1.5, 1.0, -2.0], [0.3, -0.4, 0.9], [2.0, -1.0, 1.0], [0.5, -0.2, -0.1]], dtype=torch.float64
+    ).requires_grad_()
+    assert gradcheck(lambda given: primal_loss(given, labels), (logits,), eps=1e-6, atol=1e-7)
+    (gradient,) = torch.autograd.grad(primal_loss(logits, labels), logits)
+    assert gradient.abs().amax(dim=1).gt(0).tolist() == wrong
+
+
 def test_distances_by_hand():
     theta = {"a.weight": torch.tensor([3.0, 4.0]), "b.weight": torch.tensor([[1.0]])}
     zero = {"a.weight": torch.zeros(2), "b.weight": torch.zeros(1, 1)}
