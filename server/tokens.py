@@ -24,17 +24,15 @@ class Tokens:
 
     @classmethod
     def read(cls, path: Path) -> Tokens:
-        """Lines ``name sha256`` as ``add`` writes them.
+        """Lines ``name sha256`` as ``add`` writes them; empty ones count for nothing.
 
         Raises:
             DsvError: no such file, or a line of another form.
         """
-        names = {}
-        for line in read_input(path, "tokens").decode("utf-8", "replace").splitlines():
-            name, _, digest = line.partition(" ")
-            if not name or not DIGEST.fullmatch(digest):
-                raise DsvError(f"{path} is no file of tokens: {line[:40]!r}; make tokens with 'dsv keys token'")
-            names[digest] = name
+        names, others = _lines(path)
+        if others:
+            line = next(iter(others.values()))
+            raise DsvError(f"{path} is no file of tokens: {line[:40]!r}; make tokens with 'dsv keys token'")
         return cls(names)
 
     @staticmethod
@@ -75,16 +73,38 @@ class TokenFile:
         self._tokens = Tokens.read(path)
 
     def name_of(self, token: str) -> str | None:
-        """Whose token it is; where the file has become unreadable, by what was last read of it."""
+        """Whose token it is; where the file has become unreadable, or no line of it is a token's, by what was last
+        read of it."""
         stamp = _stamp(self._path)
         if stamp != self._seen:
             self._seen = stamp
             try:
-                self._tokens = Tokens.read(self._path)
+                self._tokens = self._read_again()
                 log_event(logging.INFO, "tokens", count=len(self._tokens.names))
             except DsvError as error:
                 log_event(logging.ERROR, "cannot read tokens; the ones of before count", reason=str(error))
         return self._tokens.name_of(token)
+
+    def _read_again(self) -> Tokens:
+        """Leaves lines of another form out: else a slip in one would keep those alive that were taken away."""
+        names, others = _lines(self._path)
+        if not names:
+            return Tokens.read(self._path)
+        if others:  # their numbers alone: a token itself may have been pasted there
+            log_event(logging.ERROR, "lines that are no token's are left out", file=str(self._path), lines=list(others))
+        return Tokens(names)
+
+
+def _lines(path: Path) -> tuple[dict[str, str], dict[int, str]]:
+    """Names by SHA-256, and by their number the lines of another form, empty ones apart."""
+    names, others = {}, {}
+    for number, line in enumerate(read_input(path, "tokens").decode("utf-8", "replace").splitlines(), 1):
+        name, _, digest = line.partition(" ")
+        if name and DIGEST.fullmatch(digest):
+            names[digest] = name
+        elif line.strip():
+            others[number] = line
+    return names, others
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -93,6 +93,25 @@ class TestTokens:
             file.write_text("nonsense")
             assert list_releases(Server(address, token=third)), "what was last read counts"
 
+    @pytest.mark.parametrize("instead", ["", "  ", "gone", "second " + "0" * 63])
+    def test_a_token_is_taken_away_whatever_is_left_of_its_line(self, file, token, caplog, instead):
+        first = Tokens.add(file, "other")
+        tokens = TokenFile(file)
+        lines = file.read_text().splitlines()
+        lines[1] = instead
+        file.write_text("\n".join(lines) + "\n")
+        assert tokens.name_of(token) is None and tokens.name_of(first) == "other"
+        said = [record.fields for record in caplog.records if record.levelname == "ERROR"]
+        assert said == ([{"file": str(file), "lines": [2]}] if instead.strip() else [])
+        if not instead.strip():
+            assert TokenFile(file).name_of(first) == "other", "and a server starts with it"
+            Tokens.add(file, "third")
+
+    def test_a_file_without_a_line_lets_nobody_in(self, file, token):
+        tokens = TokenFile(file)
+        file.write_text("\n")
+        assert tokens.name_of(token) is None
+
 
 class TestTls:
     def test_a_server_with_a_certificate(self, store, authority, content, tmp_path):
