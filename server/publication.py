@@ -14,27 +14,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError, StorageError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
-from tuf.api.serialization import DeserializationError
 
 from dsv import DsvError
 from protos.files import locked, write_atomically
-from protos.transport import METADATA_NAME
-from server.signed_releases import Lifetimes, SignedRelease, described, named_targets
+from server.signed_folder import S, SignedFolder
+from server.signed_releases import Lifetimes, SignedRelease, named_targets
 from server.signing_keys import ROLES, SigningKeys
-
-S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
 
 
 @dataclass(frozen=True)
-class Publication:
+class Publication(SignedFolder):
     """The metadata in ``folder``, signed with those of ``keys`` that are there."""
 
-    folder: Path
     keys: SigningKeys
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -120,37 +114,6 @@ class Publication:
         if role != "root":
             self.update(self.releases())
 
-    def root(self) -> Root:
-        """The newest root.
-
-        Raises:
-            DsvError: the store is not signed.
-        """
-        versions = self._root_versions()
-        if not versions:
-            raise DsvError(f"{self.folder} holds no signed metadata; begin with 'dsv keys init'")
-        return self._load(self.folder / f"{max(versions)}.root.json", Root)
-
-    def releases(self) -> list[SignedRelease]:
-        """What the metadata names now, oldest first; also when its signature no longer counts."""
-        versions = self._highest_versions()
-        if "targets" not in versions:
-            return []
-        targets = self._load(self.folder / f"{versions['targets']}.targets.json", Targets).targets
-        ordered = sorted(targets.values(), key=lambda entry: int(entry.custom["sequence"]))
-        return [described(entry) for entry in ordered]
-
-    def expiries(self) -> dict[str, datetime]:
-        """When each role's metadata ends; a role without valid metadata is left out."""
-        root = self.root()
-        found: dict[str, Signed | None] = {"root": root}
-        timestamp = self._current(root, "timestamp.json", Timestamp)
-        found["timestamp"] = timestamp
-        snapshot = self._at(root, timestamp.snapshot_meta.version if timestamp else None, Snapshot)
-        found["snapshot"] = snapshot
-        found["targets"] = self._at(root, snapshot.meta["targets.json"].version if snapshot else None, Targets)
-        return {role: signed.expires for role, signed in found.items() if signed is not None}
-
     def signing_roles(self) -> set[str]:
         """The roles whose keys are at hand."""
         root = self.root()
@@ -181,46 +144,6 @@ class Publication:
             raise DsvError(f"cannot sign into {self.folder}: {error.strerror}; free space or rights") from None
         return path
 
-    def _bytes(self, signed: Signed) -> bytes:
-        return (self.folder / f"{signed.version}.{signed.type}.json").read_bytes()
-
-    def _at(self, root: Root, version: int | None, kind: type[S]) -> S | None:
-        return self._current(root, f"{version}.{kind.type}.json", kind) if version else None
-
-    def _current(self, root: Root, name: str, kind: type[S]) -> S | None:
-        """Metadata that the root's keys vouch for; None when there is none."""
-        try:
-            metadata = Metadata[S].from_file(str(self.folder / name))
-            root.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)
-        except (DeserializationError, UnsignedMetadataError, StorageError):
-            return None
-        return metadata.signed if isinstance(metadata.signed, kind) else None
-
-    def _load(self, path: Path, kind: type[S]) -> S:
-        try:
-            signed = Metadata[S].from_file(str(path)).signed
-        except (DeserializationError, RepositoryError, StorageError, OSError):
-            signed = None
-        if not isinstance(signed, kind):
-            raise DsvError(f"{path} is not readable metadata; restore the folder from a copy") from None
-        return signed
-
-    def _root_versions(self) -> list[int]:
-        return [int(path.name.split(".")[0]) for path in self.folder.glob("*.root.json") if _is_metadata(path)]
-
-    def _highest_versions(self) -> dict[str, int]:
-        """Versions that devices may have seen, valid or not: nothing is ever signed below them."""
-        found: dict[str, int] = {}
-        for role in ("targets", "snapshot"):
-            numbers = [
-                int(path.name.split(".")[0]) for path in self.folder.glob(f"*.{role}.json") if _is_metadata(path)
-            ]
-            if numbers:
-                found[role] = max(numbers)
-        if (self.folder / "timestamp.json").exists():
-            found["timestamp"] = self._load(self.folder / "timestamp.json", Timestamp).version
-        return found
-
     def _ages(self, root: Root, signed: Signed) -> bool:
         """Whether half of its time is over, and it can be signed anew here."""
         half = self.lifetimes.of(signed.type) / 2
@@ -245,7 +168,3 @@ class Publication:
             except OSError as error:
                 raise DsvError(f"cannot write into {self.folder}: {error.strerror}; see to its rights") from None
             yield
-
-
-def _is_metadata(path: Path) -> bool:
-    return METADATA_NAME.fullmatch(path.name) is not None
