@@ -22,7 +22,7 @@ from dsv import DsvError
 from protos.files import locked, write_atomically
 from server.signed_folder import S, SignedFolder
 from server.signed_releases import Lifetimes, SignedRelease, named_targets
-from server.signing_keys import ROLES, SigningKeys
+from server.signing_keys import ONLINE_ROLES, ROLES, SigningKeys
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,16 @@ class Publication(SignedFolder):
             Whether anything was written.
 
         Raises:
-            DsvError: a key that is needed is not there, or the folder cannot be written.
+            DsvError: a key that is needed is not there, or the folder cannot be written. What nears its end and can
+                be signed anew is, all the same.
         """
+        wrote = self._update(releases)
+        for role in self.overdue():
+            if role in ONLINE_ROLES:
+                self._signer(self.root(), role)
+        return wrote
+
+    def _update(self, releases: Sequence[SignedRelease]) -> bool:
         with self._locked():
             root = self.root()
             timestamp = self._current(root, "timestamp.json", Timestamp)
@@ -114,6 +122,22 @@ class Publication(SignedFolder):
         if role != "root":
             self.update(self.releases())
 
+    def overdue(self) -> list[str]:
+        """The roles but the root over half of whose time is over: after ``update``, those whose keys are elsewhere."""
+        found = self.expiries()
+        return [role for role, ends in found.items() if role != "root" and self._nears(role, ends)]
+
+    def check_online_keys(self) -> None:
+        """See that a server can keep the metadata fresh, before devices depend on it.
+
+        Raises:
+            DsvError: the store is not signed, or a key of ``ONLINE_ROLES`` is not there.
+        """
+        at_hand = self.signing_roles()
+        for role in ONLINE_ROLES:
+            if role not in at_hand:
+                raise self.keys.missing(role, "serve without --keys")
+
     def signing_roles(self) -> set[str]:
         """The roles whose keys are at hand."""
         root = self.root()
@@ -127,7 +151,7 @@ class Publication(SignedFolder):
     def _signer(self, root: Root, role: str) -> CryptoSigner:
         found = self._find_signer(root, role)
         if found is None:
-            raise DsvError(f"the {role} key is not in {self.keys.folder}; bring it back, or sign where it is")
+            raise self.keys.missing(role)
         return found
 
     def _find_signer(self, root: Root, role: str) -> CryptoSigner | None:
@@ -146,8 +170,10 @@ class Publication(SignedFolder):
 
     def _ages(self, root: Root, signed: Signed) -> bool:
         """Whether half of its time is over, and it can be signed anew here."""
-        half = self.lifetimes.of(signed.type) / 2
-        return signed.expires - self.now() < half and self._find_signer(root, signed.type) is not None
+        return self._nears(signed.type, signed.expires) and self._find_signer(root, signed.type) is not None
+
+    def _nears(self, role: str, ends: datetime) -> bool:
+        return ends - self.now() < self.lifetimes.of(role) / 2
 
     def _expiry(self, role: str) -> datetime:
         return (self.now() + self.lifetimes.of(role)).replace(microsecond=0)

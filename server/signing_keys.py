@@ -12,6 +12,8 @@ from protos.files import write_atomically
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
 """Root names the keys of all; targets names releases; snapshot and timestamp say what is newest."""
+ONLINE_ROLES = ("snapshot", "timestamp")
+"""Whose metadata ends within days, so that a server that signs needs their keys; the others' may be elsewhere."""
 _ID_DIGITS = 16
 
 
@@ -55,6 +57,10 @@ class SigningKeys:
             return CryptoSigner(load_pem_private_key(path.read_bytes(), None), public)  # type: ignore[arg-type]
         except (OSError, ValueError, TypeError) as error:
             raise DsvError(f"{path} is no private key that fits its name ({error}); restore it from a copy") from None
+
+    def missing(self, role: str, otherwise: str = "sign where it is") -> DsvError:
+        """What to raise where the key of ``role`` is needed and not there; ``otherwise`` is the second remedy."""
+        return DsvError(f"the {role} key is not in {self.folder}; bring it back, or {otherwise}")
 
     def forget(self, role: str, keyid: str) -> None:
         """Remove a key that is no longer trusted."""

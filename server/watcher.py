@@ -37,10 +37,11 @@ class StoreWatcher:
         """Look once, and go on looking.
 
         Raises:
-            DsvError: the store cannot be signed with the keys given.
+            DsvError: the store cannot be signed, or kept fresh, with the keys given.
         """
         self.releases = await asyncio.to_thread(self._catalogue.list)
         if self._publication:
+            await asyncio.to_thread(self._publication.check_online_keys)
             await asyncio.to_thread(self._sign, self._publication, self.releases)
         self._metrics.releases.set(len(self.releases))
         self._task = asyncio.create_task(self._run())
@@ -74,8 +75,7 @@ class StoreWatcher:
             try:
                 await asyncio.to_thread(self._sign, self._publication, found)
             except (DsvError, OSError) as error:
-                self._metrics.signing_failures.inc()
-                log_event(logging.ERROR, "cannot sign", reason=str(error))
+                self._fail(str(error))
                 return  # who is told of a release must find it signed
         if changed:
             self.releases = found
@@ -91,3 +91,9 @@ class StoreWatcher:
         self._signed_s = time.monotonic()
         for role, expires in publication.expiries().items():
             self._metrics.expires.labels(role).set(expires.timestamp())
+        for role in publication.overdue():
+            self._fail(str(publication.keys.missing(role)))
+
+    def _fail(self, reason: str) -> None:
+        self._metrics.signing_failures.inc()
+        log_event(logging.ERROR, "cannot sign", reason=reason)
