@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Awaitable, Callable
@@ -20,6 +21,8 @@ from server.tokens import TokenFile
 
 UNARY_TIMEOUT_S = 60.0
 _PEERS_REMEMBERED = 10_000
+_TELL_AGAIN_AFTER_S = 60.0
+"""A peer above its limits gets one line of the log in so long: who asks without end shall not fill the disk."""
 _OPEN = "/grpc.health.v1.Health/"
 """Health is for probes, which hold no token; it answers while the server stops."""
 
@@ -34,6 +37,7 @@ class _Peer:
     tokens: float
     seen_s: float
     active: int = 0
+    told_s: float = -math.inf
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -66,12 +70,12 @@ class Guard(grpc.aio.ServerInterceptor):
     def _guarded(self, method: str, behaviour: Callable[..., Any], streams: bool) -> Callable[..., Any]:
         async def guarded(request: Any, context: Context) -> Any:
             name = method.rsplit("/", 1)[-1]
-            started_s, code, who = time.monotonic(), grpc.StatusCode.OK, _address_of(context)
+            started_s, code, who = time.monotonic(), grpc.StatusCode.OK, _peer_of(context)
             self._metrics.active.labels(name).inc()
             try:
                 if self._closed and not method.startswith(_OPEN):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; try again later")
-                who = await self._identified(method, context)
+                who = await self._identified(method, who, context)
                 peer = await self._admitted(who, context)
                 peer.active += 1
                 try:
@@ -97,15 +101,18 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    async def _identified(self, method: str, context: Context) -> str:
-        """The peer's name; ends the call when it has to show a token and does not."""
-        names = list(context.auth_context().get("x509_common_name", ()))
-        who = names[0].decode("utf-8", "replace") if names else _address_of(context)
+    async def _identified(self, method: str, who: str, context: Context) -> str:
+        """The peer's name; ends the call when it has to show a token and does not.
+
+        Such a call counts for the certificate or address that ``who`` names. The others do not: many devices, each
+        with its token, may share an address.
+        """
         if self._tokens is None or method.startswith(_OPEN):
             return who
         given = str(dict(context.invocation_metadata() or ()).get(AUTHORIZATION, ""))
         found = self._tokens.name_of(given.removeprefix(BEARER)) if given.startswith(BEARER) else None
         if found is None:
+            await self._admitted(who, context)
             self._metrics.refused.labels("token").inc()
             reason = "this token is not known here" if given else "this server asks for a token"
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
@@ -137,6 +144,12 @@ class Guard(grpc.aio.ServerInterceptor):
     def _record(self, method: str, code: grpc.StatusCode, who: str, seconds: float) -> None:
         self._metrics.calls.labels(method, code.name).inc()
         self._metrics.seconds.labels(method).observe(seconds)
+        peer = self._peers.get(who)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and peer:
+            now_s = time.monotonic()
+            if now_s - peer.told_s < _TELL_AGAIN_AFTER_S:
+                return
+            peer.told_s = now_s
         level = logging.INFO if code in _ORDINARY else logging.WARNING
         log_event(level, "call", method=method, code=code.name, peer=who, seconds=round(seconds, 4))
 
@@ -150,8 +163,10 @@ async def _run(behaviour: Callable[..., Any], request: Any, context: Context, ti
     return await asyncio.wait_for(result, timeout_s)
 
 
-def _address_of(context: Context) -> str:
-    """``ipv4:127.0.0.1:4711`` without its port: a peer's next connection has another."""
+def _peer_of(context: Context) -> str:
+    """A certificate's name, or ``ipv4:127.0.0.1:4711`` without its port: a peer's next connection has another."""
+    for name in context.auth_context().get("x509_common_name", ()):
+        return bytes(name).decode("utf-8", "replace")
     return unquote(str(context.peer())).rpartition(":")[0]
 
 

@@ -157,6 +157,21 @@ class TestLimits:
             time.sleep(1.1)
             ask()
 
+    def test_calls_without_a_token_are_an_address_s(self, store, tmp_path, caplog):
+        """They have the same limit, no token of the same address suffers by them, and they fill no log."""
+        caplog.set_level("INFO")
+        token = Tokens.add(tmp_path / "tokens", "device")
+        options = ServeOptions(
+            tokens=TokenFile(tmp_path / "tokens"), limits=Limits(calls_per_s=0.001, burst_calls=3, concurrent_calls=10)
+        )
+        with run_server(store, options=options) as address, plain(address) as channel:
+            ask = lambda: stub_of(channel).ListReleases(release_pb2.ListReleasesRequest(), timeout=10)  # noqa: E731
+            codes = [refusal(ask) for _ in range(20)]
+            assert list_releases(Server(address, token=token))
+        assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 3 + [grpc.StatusCode.RESOURCE_EXHAUSTED] * 17
+        told = [record.fields["code"] for record in caplog.records if record.getMessage() == "call"]
+        assert told == ["UNAUTHENTICATED"] * 3 + ["RESOURCE_EXHAUSTED", "OK"]
+
     def test_calls_at_once(self, store):
         options = ServeOptions(limits=Limits(concurrent_calls=2))
         with run_server(store, options=options) as address, plain(address) as channel:
