@@ -39,7 +39,7 @@ class Publication(SignedFolder):
         Raises:
             DsvError: there is metadata already, or it cannot be written.
         """
-        if self._root_versions():
+        if self._versions("root"):
             raise DsvError(f"{self.folder} is signed already; replace its keys with 'dsv keys rotate'")
         root = Root(expires=self._expiry("root"), consistent_snapshot=True)
         signers = {role: self.keys.create(role) for role in ROLES}
@@ -102,10 +102,12 @@ class Publication(SignedFolder):
         Replacing snapshot's and timestamp's keys also makes devices forget versions that an attacker drove up.
 
         Raises:
-            DsvError: the root's key is not in the folder.
+            DsvError: the root's key is not in the folder, or nothing that the new key could go on from is signed.
         """
         with self._locked():
             root = self.root()
+            # While the old keys count: whoever can write into the folder could else have new keys sign their list.
+            releases = [] if role == "root" else self.releases()
             signers = [self._signer(root, "root")]
             old = list(root.roles[role].keyids)
             new = self.keys.create(role)
@@ -120,7 +122,7 @@ class Publication(SignedFolder):
             for keyid in old:
                 self.keys.forget(role, keyid)
         if role != "root":
-            self.update(self.releases())
+            self.update(releases)
 
     def overdue(self) -> list[str]:
         """The roles but the root over half of whose time is over: after ``update``, those whose keys are elsewhere."""

@@ -28,21 +28,30 @@ class SignedFolder:
         """The newest root.
 
         Raises:
-            DsvError: the store is not signed.
+            DsvError: the store is not signed, or its newest root is not by its own key: somebody put it there.
         """
-        versions = self._root_versions()
+        versions = self._versions("root")
         if not versions:
             raise DsvError(f"{self.folder} holds no signed metadata; begin with 'dsv keys init'")
-        return self._load(self.folder / f"{max(versions)}.root.json", Root)
+        path = self.folder / f"{max(versions)}.root.json"
+        root = self._load(path, Root)
+        if self._current(root, path.name, Root) is None:
+            raise DsvError(f"{path} is not signed by its own root key; remove it, or restore the folder from a copy")
+        return root
 
     def releases(self) -> list[SignedRelease]:
-        """What the metadata names now, oldest first; also when its signature no longer counts."""
-        versions = self._highest_versions()
-        if "targets" not in versions:
-            return []
-        targets = self._load(self.folder / f"{versions['targets']}.targets.json", Targets).targets
-        ordered = sorted(targets.values(), key=lambda entry: int(entry.custom["sequence"]))
-        return [described(entry) for entry in ordered]
+        """What the newest list that the root's keys vouch for names, oldest first.
+
+        Raises:
+            DsvError: there is no such list.
+        """
+        root = self.root()
+        for version in sorted(self._versions("targets"), reverse=True):
+            targets = self._at(root, version, Targets)
+            if targets and targets.version == version:  # else an older list that was given a newer one's name
+                ordered = sorted(targets.targets.values(), key=lambda entry: int(entry.custom["sequence"]))
+                return [described(entry) for entry in ordered]
+        raise DsvError(f"{self.folder} holds no list of releases that its root vouches for; run 'dsv keys sign'")
 
     def expiries(self) -> dict[str, datetime]:
         """When each role's metadata ends; a role without valid metadata is left out."""
@@ -79,16 +88,14 @@ class SignedFolder:
             raise DsvError(f"{path} is not readable metadata; restore the folder from a copy") from None
         return signed
 
-    def _root_versions(self) -> list[int]:
-        return [int(path.name.split(".")[0]) for path in self.folder.glob("*.root.json") if _is_metadata(path)]
+    def _versions(self, role: str) -> list[int]:
+        return [int(path.name.split(".")[0]) for path in self.folder.glob(f"*.{role}.json") if _is_metadata(path)]
 
     def _highest_versions(self) -> dict[str, int]:
         """Versions that devices may have seen, valid or not: nothing is ever signed below them."""
         found: dict[str, int] = {}
         for role in ("targets", "snapshot"):
-            numbers = [
-                int(path.name.split(".")[0]) for path in self.folder.glob(f"*.{role}.json") if _is_metadata(path)
-            ]
+            numbers = self._versions(role)
             if numbers:
                 found[role] = max(numbers)
         if (self.folder / "timestamp.json").exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -234,43 +233,6 @@ def test_a_server_that_signs_keeps_metadata_fresh(federation, content, support_s
         while Metadata.from_file(str(federation.metadata / "timestamp.json")).signed.version < before + 2:
             assert datetime.now(UTC) < deadline
         assert len(digests(device)) == 1
-
-
-def take_away(federation, *roles):
-    for role in roles:
-        [path] = federation.keys.glob(f"{role}-*.pem")
-        path.unlink()
-
-
-@pytest.mark.parametrize(("role", "days"), [("snapshot", 4), ("timestamp", 3.2)])
-def test_what_ends_and_cannot_be_signed_anew_is_told(federation, role, days):
-    take_away(federation, role)
-    assert federation.publication.update([]) is False, "nothing nears its end"
-    later = dataclasses.replace(federation.publication, now=lambda: datetime.now(UTC) + timedelta(days=days))
-    with pytest.raises(DsvError, match=f"the {role} key is not in .*keys; bring it back, or sign where it is"):
-        later.update([])
-    assert later.overdue() == [role], "the others are fresh"
-
-
-@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
-def test_a_server_does_not_start_without_the_keys_that_keep_metadata_fresh(federation, role):
-    take_away(federation, role)
-    with (
-        pytest.raises(DsvError, match=f"the {role} key is not in .*keys; bring it back, or serve without --keys"),
-        run_server(federation.store, options=ServeOptions(keys=federation.keys)),
-    ):
-        pass
-
-
-def test_a_list_that_ends_and_is_signed_elsewhere_is_told_and_the_rest_kept_fresh(tmp_path, content, caplog):
-    federation = Federation(tmp_path, now=lambda: datetime.now(UTC) - timedelta(days=46))
-    federation.publish(content)
-    take_away(federation, "targets", "root")
-    options = ServeOptions(keys=federation.keys)
-    with run_server(federation.store, options=options) as address:
-        assert len(digests(federation.device(address))) == 1
-    [said] = [record.fields for record in caplog.records if record.levelname == "ERROR"]
-    assert "the targets key is not in" in said["reason"] and "; bring it back, or sign where it is" in said["reason"]
 
 
 def test_a_folder_of_metadata_that_cannot_be_written(federation, monkeypatch):

@@ -1,0 +1,113 @@
+"""What a store's keys sign, and what they do not: keys that are away, and lists that somebody else put there."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from federation import Federation, release_bytes
+from tuf.api.metadata import Metadata
+
+from client.download import list_releases
+from dsv import DsvError
+from protos import artefact
+from server.distribution import run_server
+from server.serve_options import ServeOptions
+from server.signed_releases import SignedRelease, named_targets
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return Federation(tmp_path)
+
+
+@pytest.fixture
+def served(federation, content):
+    federation.publish(content)
+    with run_server(federation.store) as address:
+        yield federation.device(address)
+
+
+def digests(device):
+    return [release.digest for release in list_releases(device)]
+
+
+def take_away(federation, *roles):
+    for role in roles:
+        [path] = federation.keys.glob(f"{role}-*.pem")
+        path.unlink()
+
+
+@pytest.mark.parametrize(("role", "days"), [("snapshot", 4), ("timestamp", 3.2)])
+def test_what_ends_and_cannot_be_signed_anew_is_told(federation, role, days):
+    take_away(federation, role)
+    assert federation.publication.update([]) is False, "nothing nears its end"
+    later = dataclasses.replace(federation.publication, now=lambda: datetime.now(UTC) + timedelta(days=days))
+    with pytest.raises(DsvError, match=f"the {role} key is not in .*keys; bring it back, or sign where it is"):
+        later.update([])
+    assert later.overdue() == [role], "the others are fresh"
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
+def test_a_server_does_not_start_without_the_keys_that_keep_metadata_fresh(federation, role):
+    take_away(federation, role)
+    with (
+        pytest.raises(DsvError, match=f"the {role} key is not in .*keys; bring it back, or serve without --keys"),
+        run_server(federation.store, options=ServeOptions(keys=federation.keys)),
+    ):
+        pass
+
+
+def test_a_list_that_ends_and_is_signed_elsewhere_is_told_and_the_rest_kept_fresh(tmp_path, content, caplog):
+    federation = Federation(tmp_path, now=lambda: datetime.now(UTC) - timedelta(days=46))
+    federation.publish(content)
+    take_away(federation, "targets", "root")
+    options = ServeOptions(keys=federation.keys)
+    with run_server(federation.store, options=options) as address:
+        assert len(digests(federation.device(address))) == 1
+    [said] = [record.fields for record in caplog.records if record.levelname == "ERROR"]
+    assert "the targets key is not in" in said["reason"] and "; bring it back, or sign where it is" in said["reason"]
+
+
+def drop(federation, name, source, **changes):
+    """Put metadata under a name that outdoes the real one, without signing it anew."""
+    metadata = Metadata.from_file(str(federation.metadata / source))
+    for key, value in changes.items():
+        setattr(metadata.signed, key, value)
+    (federation.metadata / name).write_bytes(metadata.to_bytes())
+
+
+def test_new_keys_do_not_sign_a_list_that_nobody_signed(federation, served, support_set):
+    [release] = digests(served)
+    other = SignedRelease(artefact.digest(release_bytes(support_set, 666)), 1000, 20, 10, "convnet:8")
+    forged = named_targets([other], None)
+    drop(federation, "9999.targets.json", "2.targets.json", version=9999, targets=forged)
+    federation.publication.rotate("targets")
+    assert digests(served) == [release]
+
+
+def test_new_keys_do_not_sign_an_old_list_under_a_new_number(federation, served):
+    [release] = digests(served)
+    shutil.copy(federation.metadata / "1.targets.json", federation.metadata / "9999.targets.json")
+    federation.publication.rotate("snapshot")
+    assert digests(served) == [release]
+
+
+def test_a_root_that_its_own_key_did_not_sign_is_not_followed(federation, served):
+    drop(federation, "9.root.json", "1.root.json", version=9)
+    with pytest.raises(DsvError, match="9.root.json is not signed by its own root key; remove it, or restore"):
+        federation.publication.rotate("targets")
+
+
+def test_nothing_is_replaced_where_the_list_counts_no_longer(federation, served):
+    [release] = digests(served)
+    for path in federation.metadata.glob("*.targets.json"):
+        drop(federation, path.name, path.name, targets={}, expires=datetime.now(UTC))
+    with pytest.raises(DsvError, match="holds no list of releases that its root vouches for; run 'dsv keys sign'"):
+        federation.publication.rotate("timestamp")
+    assert federation.publication.root().version == 1
+    federation.sign()
+    federation.publication.rotate("timestamp")
+    assert digests(served) == [release]
