@@ -81,7 +81,7 @@ def device_images(root: str, task: Task) -> ImageSplit:
         DsvError: as ``device_folder``, or a folder that is not one of the task's classes.
     """
     folder = device_folder(Path(root))
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    found = [entry.name for entry in _folders_in(folder)]
     if strange := sorted(set(found) - set(task.class_names)):
         raise DsvError(
             f"{folder / strange[0]} is not one of the federation's classes ({', '.join(task.class_names)[:200]}); "
@@ -95,12 +95,15 @@ def device_folder(root: Path) -> Path:
     """Where a device's class folders are: ``root``'s ``train`` where there is one, else ``root`` itself.
 
     Raises:
-        DsvError: no such folder, or no folder with an image in it.
+        DsvError: no such folder, no folder with an image in it, or one that cannot be read.
     """
-    if not root.is_dir():
-        raise DsvError(f"data folder {root} of this device does not exist; name the folder of its images")
-    folder = root / "train" if (root / "train").is_dir() else root
-    if not any(picture_paths(entry) for entry in folder.iterdir() if entry.is_dir()):
+    try:
+        inside = _folders_in(root)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DsvError(f"data folder {root} of this device does not exist; name the folder of its images") from None
+    folder = root / "train" if root / "train" in inside else root
+    # A list: every folder is looked into, so that one that cannot be read is told now and not in the first round.
+    if not any([picture_paths(entry) for entry in _folders_in(folder)]):
         raise DsvError(f"{folder} has no class folder with an image in it; put images into {folder}/<class>/")
     return folder
 
@@ -141,10 +144,25 @@ def folder_classes(root: str) -> tuple[str, ...]:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    names = tuple(entry.name for entry in _folders_in(folder))
     if any("," in name for name in names):
         raise DsvError(f"{folder} has a class folder with a comma in its name; rename it")
     return names
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in ``folder``, sorted.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        DsvError: it cannot be read.
+    """
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise DsvError(f"cannot read folder {folder}: {error.strerror}; let this user read it") from None
 
 
 def _digits(split: str) -> ImageSplit:
@@ -220,7 +238,7 @@ def _existing_split(root: str, split: str) -> Path:
 
 def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
     folder = _existing_split(root, split)
-    found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    found = {entry.name for entry in _folders_in(folder)}
     if found != set(task.class_names):
         missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
         raise DsvError(f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}")

@@ -144,15 +144,21 @@ def _check_memory() -> Finding:
 def _check_data(root: Path) -> Iterator[Finding]:
     try:
         folder = device_folder(root)
+        counts = {entry.name: len(picture_paths(entry)) for entry in sorted(folder.iterdir()) if entry.is_dir()}
     except DsvError as error:
         problem, _, remedy = str(error).rpartition("; ")
         yield bad("data", problem, remedy)
         return
-    counts = {entry.name: len(picture_paths(entry)) for entry in sorted(folder.iterdir()) if entry.is_dir()}
     yield fine("data", f"{sum(counts.values())} images in {len(counts)} classes at {folder}")
     for name, count in counts.items():
         if not count:
             yield worrying("data", f"class folder {folder / name} holds no image", "add images or remove the folder")
-    if broken := broken_pictures(folder):
-        some = ", ".join(str(path) for path in broken[:3])
-        yield bad("data", f"{len(broken)} images cannot be decoded: {some}", "replace or remove them")
+    useless = broken_pictures(folder)
+    closed = [path for path in useless if not os.access(path, os.R_OK)]
+    broken = [path for path in useless if os.access(path, os.R_OK)]
+    for paths, fault, remedy in (
+        (closed, "cannot be read by this user", "give them to the user that runs feddsv"),
+        (broken, "cannot be decoded", "replace or remove them"),
+    ):
+        if paths:
+            yield bad("data", f"{len(paths)} images {fault}: {', '.join(str(path) for path in paths[:3])}", remedy)

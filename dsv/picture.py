@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +22,27 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """All picture files below ``folder``, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    """All picture files below ``folder``, sorted.
+
+    Raises:
+        DsvError: it or a folder in it cannot be read; passed over, its pictures would be missing and nobody told.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DsvError(f"cannot read folder {error.filename}: {error.strerror}; let this user read it") from None
+
+    found = [Path(place, name) for place, *names in os.walk(folder, onerror=refuse) for name in chain(*names)]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def read_picture(path: Path, task: Task) -> Tensor:
     """(C, H, W) uint8 of a picture, upright as its EXIF says, its middle square resized to the task's size (bilinear).
 
     Raises:
-        DsvError: the file cannot be decoded, or its grey values have 32 bits or are floats, whose range nobody tells.
+        DsvError: the file cannot be read or decoded, or its grey values have 32 bits or are floats, whose range nobody
+            tells.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as opened:
@@ -38,8 +50,10 @@ def read_picture(path: Path, task: Task) -> Tensor:
                 raise DsvError(f"image {path} has grey values of 32 bits; store it with 8 or 16, or remove it")
             opened.load()
             picture = _eight_bit(_upright(opened)).convert("L" if task.channels == 1 else "RGB")
-    # RuntimeError: a damaged AVIF, whatever its name says
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
+    # OSError: Pillow's own for what it does not know as well; RuntimeError: a damaged AVIF, whatever its name says
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
+        if reason := getattr(error, "strerror", None):  # the system's own words: Pillow's errors have none
+            raise DsvError(f"image {path} cannot be read: {reason}; let this user read it, or remove it") from None
         raise DsvError(f"image {path} cannot be decoded; replace or remove it") from None
     side = task.image_size_px
     if picture.size != (side, side):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +103,25 @@ def image_tree(tmp_path: Path) -> Path:
                 pixels[:, :, colour] += 180
                 Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes the system refuse to list a folder, as it does without the permission, which root always has."""
+
+    def close(folder: Path) -> None:
+        def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+            def listing(path: Any = ".") -> Any:
+                if Path(path) == folder:
+                    raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+                return real(path)
+
+            return listing
+
+        for name in ("scandir", "listdir"):
+            monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+
+    return close
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -85,6 +85,18 @@ def test_a_corrupt_image(image_tree, content):
     fails(r"image .*red/3.png cannot be decoded; replace or remove it", root=image_tree)
 
 
+def test_an_image_that_cannot_be_read_is_not_called_broken(image_tree):
+    path = image_tree / "train" / "red" / "3.png"
+    path.unlink()
+    path.symlink_to(path)
+    fails(r"image .*red/3.png cannot be read: Too many levels .*; let this user read it, or remove it", root=image_tree)
+
+
+def test_a_class_folder_that_cannot_be_read(image_tree, closed):
+    closed(image_tree / "train" / "red")
+    fails("cannot read folder .*train/red: Permission denied; let this user read it", root=image_tree)
+
+
 def test_a_truncated_image(image_tree):
     path = image_tree / "train" / "red" / "3.png"
     path.write_bytes(path.read_bytes()[:-60])

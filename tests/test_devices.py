@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import client.app
-from client.data import device_images
+from client.data import device_folder, device_images
 from client.device import Device
 from client.local import evaluate_locally, train_locally
 from dsv import DsvError, ModelSpec, build_model, chosen_parameters, start_training, train_only
@@ -90,6 +90,15 @@ def test_a_folder_that_does_not_fit_is_named(image_tree, spoil, message):
     spoil(image_tree)
     with pytest.raises(DsvError, match=message):
         device_images(str(image_tree), SETTINGS.task())
+
+
+@pytest.mark.parametrize("place", ["train/red", "train", "train/red/deep"])
+def test_a_folder_that_cannot_be_read_is_never_passed_over(image_tree, closed, place):
+    (image_tree / "train" / "red" / "deep").mkdir()
+    closed(image_tree / place)
+    for reading in (lambda: device_images(str(image_tree), SETTINGS.task()), lambda: device_folder(image_tree)):
+        with pytest.raises(DsvError, match=f"cannot read folder .*{place}: Permission denied; let this user read it"):
+            reading()
 
 
 def test_the_head_alone_is_trained_and_sent_and_the_rest_stays(image_tree):

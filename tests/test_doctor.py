@@ -72,6 +72,18 @@ def test_data_that_does_not_do(image_tree, tmp_path):
     assert code == 1 and "1 images cannot be decoded" in printed and "green holds no image" in printed
 
 
+def test_data_that_this_user_cannot_read_is_not_to_be_removed(image_tree, closed):
+    picture = image_tree / "train" / "red" / "3.png"
+    picture.unlink()
+    picture.symlink_to(picture)
+    code, printed = doctor("--data", image_tree)
+    assert code == 1 and "1 images cannot be read by this user" in printed and "remove" not in printed
+    closed(image_tree / "train" / "red")
+    code, printed = doctor("--data", image_tree)
+    assert code == 1 and "red: Permission denied" in printed and "let this user read it" in printed
+    assert "remove" not in printed
+
+
 def test_every_image_is_opened(image_tree, monkeypatch):
     for number in range(600):
         shutil.copy(image_tree / "train" / "red" / "0.png", image_tree / "train" / "red" / f"a{number:03}.png")
