@@ -66,7 +66,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
         "sum_of_lambda": {n: float(s) for n, s in zip(checkpoint.task.class_names, found.per_class(), strict=True)},
         "distances": list(found.distances),
     }
-    write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection")
+    write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection", private=True)
     table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
     for label, name in enumerate(checkpoint.task.class_names):
         own = found.multipliers[found.labels == label]

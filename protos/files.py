@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,25 +17,26 @@ TEMPORARY_PREFIX = ".publishing-"
 _POLL_S = 0.2
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write beside, flush to disk, rename, flush the folder: a reader or a crash never sees half a file.
+
+    Args:
+        mode: who may read and write it, of which the process's umask takes its part away.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    temporary = ""
+    temporary = path.with_name(TEMPORARY_PREFIX + secrets.token_hex(8))
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY_PREFIX, delete=False) as opened:
-            temporary = opened.name
+        with open(descriptor, "wb") as opened:
             opened.write(content)
             opened.flush()
-            os.fchmod(opened.fileno(), mode)
-            os.fsync(opened.fileno())
+            os.fsync(descriptor)
         os.replace(temporary, path)
         flush_folder(path.parent)
     except OSError:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -56,15 +57,19 @@ def check_output(path: Path, what: str) -> None:
         raise DsvError(f"cannot write {what} {path}: {path.parent} is not writable; name another file")
 
 
-def write_output(path: Path, content: bytes, what: str) -> None:
+def write_output(path: Path, content: bytes, what: str, *, private: bool = False) -> None:
     """``write_atomically`` for a file that a user named.
+
+    Args:
+        what: it holds, for the message.
+        private: its user alone may read it, whatever the umask allows.
 
     Raises:
         DsvError: as ``check_output``, or the disk is full.
     """
     check_output(path, what)
     try:
-        write_atomically(path, content)
+        write_atomically(path, content, mode=0o600 if private else 0o666)
     except OSError as error:
         raise DsvError(f"cannot write {what} {path}: {error.strerror}; name another file") from None
 

@@ -38,7 +38,7 @@ def keep_client_models(run_dir: Path, teacher: Checkpoint, sent: Sequence[Upload
     folder, partial = run_dir / FOLDER, run_dir / f"{FOLDER}.partial"
     for stale in (partial, folder):
         shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir(mode=0o700, parents=True)  # a single client's weights tell more of it than the average does
     for number, upload in enumerate(sent):
         checkpoint = replace(teacher, model=copy.deepcopy(teacher.model), examples=upload.examples)
         load_record(checkpoint.model, upload.arrays)

@@ -35,6 +35,7 @@ def ensemble(kept, teacher):
 def test_models_come_back_as_they_were_sent(teacher, kept):
     found = load_client_models(kept, teacher)
     assert len(found) == 3 and not list(kept.parent.glob("*.partial"))
+    assert kept.stat().st_mode & 0o777 == 0o700
     for seed, checkpoint in enumerate(found):
         assert checkpoint.examples == 10 + seed
         for name, tensor in build_model(teacher.spec, seed=seed).state_dict().items():

@@ -235,6 +235,7 @@ def test_selected_real_images(tmp_path, trained, task):
     assert done.exit_code == 0, done.output
     done = dsv("report", run, "--selected", chosen, "--out", tmp_path / "private.html")
     assert done.exit_code == 0 and "holds private images" in done.output
+    assert {path.stat().st_mode & 0o777 for path in (chosen, tmp_path / "private.html")} == {0o600}
     text = (tmp_path / "private.html").read_text()
     assert "This file holds private images." in text and text.count("private image of class") > 50
     refused("cannot read the selection", "report", run, "--selected", tmp_path / "none.json")

@@ -61,6 +61,18 @@ def test_a_crash_while_publishing_leaves_no_release(tmp_path, content, monkeypat
     assert store.list() == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("umask", "private", "expected"), [(0o077, False, 0o600), (0o022, False, 0o644), (0o022, True, 0o600)]
+)
+def test_a_file_is_as_open_as_its_user_wants_it(tmp_path, umask, private, expected):
+    before = os.umask(umask)
+    try:
+        protos.files.write_output(tmp_path / "file", b"content", "the page", private=private)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == expected
+
+
 def test_a_store_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DsvError, match="cannot make the store"):

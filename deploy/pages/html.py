@@ -44,11 +44,12 @@ def render(template: str, script: str, **context: Any) -> str:
     )
 
 
-def write_page(path: Path, page: Callable[[float], str]) -> Path:
+def write_page(path: Path, page: Callable[[float], str], *, private: bool = False) -> Path:
     """Write a page, made again with less room for pictures while it is too large.
 
     Args:
         page: from the share of the pictures' room that they may take, 0 to 1, to the page.
+        private: its user alone may read it.
 
     Raises:
         DsvError: it cannot be written, or is too large even with hardly any picture.
@@ -61,7 +62,7 @@ def write_page(path: Path, page: Callable[[float], str]) -> Path:
         room /= 3
     else:
         raise DsvError(f"the page for {path} would have {len(content):,} bytes; the limit is {LIMIT_BYTES:,}")
-    write_output(path, content, "the page")
+    write_output(path, content, "the page", private=private)
     return path
 
 

@@ -63,7 +63,8 @@ def write_report(run_dir: Path, *, out: Path | None = None, private: Private | N
     run = collect_run(run_dir)
     selected = _selected(run, private) if private else None
     charts = _charts(run)
-    return write_page(out or run_dir / REPORT_FILE, lambda room: _page(run, charts, selected, room))
+    path = out or run_dir / REPORT_FILE
+    return write_page(path, lambda room: _page(run, charts, selected, room), private=selected is not None)
 
 
 def _selected(run: RunFacts, private: Private) -> Selected:
