@@ -94,6 +94,8 @@ def device_images(root: str, task: Task) -> ImageSplit:
 def device_folder(root: Path) -> Path:
     """Where a device's class folders are: ``root``'s ``train`` where there is one, else ``root`` itself.
 
+    A ``train`` that holds pictures and no folder is a class of that name.
+
     Raises:
         DsvError: no such folder, no folder with an image in it, or one that cannot be read.
     """
@@ -101,7 +103,8 @@ def device_folder(root: Path) -> Path:
         inside = _folders_in(root)
     except (FileNotFoundError, NotADirectoryError):
         raise DsvError(f"data folder {root} of this device does not exist; name the folder of its images") from None
-    folder = root / "train" if root / "train" in inside else root
+    train = root / "train"
+    folder = train if train in inside and (_folders_in(train) or not picture_paths(train)) else root
     # A list: every folder is looked into, so that one that cannot be read is told now and not in the first round.
     if not any([picture_paths(entry) for entry in _folders_in(folder)]):
         raise DsvError(f"{folder} has no class folder with an image in it; put images into {folder}/<class>/")

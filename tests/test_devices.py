@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import client.app
-from client.data import device_folder, device_images
+from client.data import device_classes, device_folder, device_images
 from client.device import Device
 from client.local import evaluate_locally, train_locally
 from dsv import DsvError, ModelSpec, build_model, chosen_parameters, start_training, train_only
@@ -73,6 +73,13 @@ def test_a_device_reads_its_folder_with_and_without_train(image_tree):
     task = SETTINGS.task()
     assert len(device_images(str(image_tree), task)) == len(device_images(str(image_tree / "train"), task)) == 24
     assert device_images(str(image_tree), task).labels.tolist() == [0] * 12 + [1] * 12
+
+
+def test_a_class_may_be_called_train(image_tree):
+    root = image_tree / "test"
+    (root / "red").rename(root / "train")
+    assert device_folder(root) == root and device_classes(root) == ("blue", "train")
+    assert device_images(str(root), replace(SETTINGS, classes="blue,train").task()).labels.tolist() == [0] * 4 + [1] * 4
 
 
 @pytest.mark.parametrize(
