@@ -12,6 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from client.class_folders import device_folder, existing_split, folders_in
 from dsv import KNOWN_TASKS, DsvError, Task, picture_paths, read_picture
 from protos.settings import IMAGEFOLDER
 
@@ -81,7 +82,7 @@ def device_images(root: str, task: Task) -> ImageSplit:
         DsvError: as ``device_folder``, or a folder that is not one of the task's classes.
     """
     folder = device_folder(Path(root))
-    found = [entry.name for entry in _folders_in(folder)]
+    found = [entry.name for entry in folders_in(folder)]
     if strange := sorted(set(found) - set(task.class_names)):
         raise DsvError(
             f"{folder / strange[0]} is not one of the federation's classes ({', '.join(task.class_names)[:200]}); "
@@ -89,35 +90,6 @@ def device_images(root: str, task: Task) -> ImageSplit:
         )
     named = [(label, picture_paths(folder / name)) for label, name in enumerate(task.class_names) if name in found]
     return _of_files([(label, path) for label, files in named for path in files], task)
-
-
-def device_folder(root: Path) -> Path:
-    """Where a device's class folders are: ``root``'s ``train`` where there is one, else ``root`` itself.
-
-    A ``train`` that holds pictures and no folder is a class of that name.
-
-    Raises:
-        DsvError: no such folder, no folder with an image in it, or one that cannot be read.
-    """
-    try:
-        inside = _folders_in(root)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DsvError(f"data folder {root} of this device does not exist; name the folder of its images") from None
-    train = root / "train"
-    folder = train if train in inside and (_folders_in(train) or not picture_paths(train)) else root
-    # A list: every folder is looked into, so that one that cannot be read is told now and not in the first round.
-    if not any([picture_paths(entry) for entry in _folders_in(folder)]):
-        raise DsvError(f"{folder} has no class folder with an image in it; put images into {folder}/<class>/")
-    return folder
-
-
-def device_classes(root: Path) -> tuple[str, ...]:
-    """Names of a device's class folders, sorted; it may have a single one.
-
-    Raises:
-        DsvError: as ``device_folder``, or a comma in a name.
-    """
-    return _class_names(device_folder(root))
 
 
 def broken_pictures(folder: Path) -> list[Path]:
@@ -131,41 +103,6 @@ def _decodes(path: Path) -> bool:
     except DsvError:
         return False
     return True
-
-
-def folder_classes(root: str) -> tuple[str, ...]:
-    """Class names of an ImageFolder tree: the sorted folders of ``train/``.
-
-    Raises:
-        DsvError: no root, no ``train/`` in it, no class in that, or a comma in a name.
-    """
-    train = _existing_split(root, "train")
-    names = _class_names(train)
-    if len(names) < 2:
-        raise DsvError(f"{train} holds {len(names)} class folders; put each class's images into a folder of its own")
-    return names
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(entry.name for entry in _folders_in(folder))
-    if any("," in name for name in names):
-        raise DsvError(f"{folder} has a class folder with a comma in its name; rename it")
-    return names
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    """The folders in ``folder``, sorted.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-        DsvError: it cannot be read.
-    """
-    try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        raise DsvError(f"cannot read folder {folder}: {error.strerror}; let this user read it") from None
 
 
 def _digits(split: str) -> ImageSplit:
@@ -228,20 +165,9 @@ def _downloaded(data: str, root: str, kind: Any, arguments: dict[str, Any]) -> A
         ) from None
 
 
-def _existing_split(root: str, split: str) -> Path:
-    if not root:
-        raise DsvError("data imagefolder needs the option data-root: a folder with train/ and test/ in it")
-    if not Path(root).is_dir():
-        raise DsvError(f"data root {root} does not exist; name a folder with train/ and test/ in it")
-    folder = Path(root) / split
-    if not folder.is_dir():
-        raise DsvError(f"data root {root} has no {split}/ folder; put {split}/<class>/<images> into it")
-    return folder
-
-
 def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
-    folder = _existing_split(root, split)
-    found = {entry.name for entry in _folders_in(folder)}
+    folder = existing_split(root, split)
+    found = {entry.name for entry in folders_in(folder)}
     if found != set(task.class_names):
         missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
         raise DsvError(f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}")

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from client.data import broken_pictures, device_folder
+from client.class_folders import device_folder
+from client.data import broken_pictures
 from deploy.addresses import Address
 from deploy.doctor_server import check_server
 from deploy.findings import Finding, bad, fine, worrying

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from client.data import device_folder
+from client.class_folders import device_folder
 from deploy.addresses import Address
 from deploy.pem import existing
 from deploy.processes import flower_environment, tool

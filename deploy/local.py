@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from client.data import device_classes
+from client.class_folders import device_classes
 from deploy.addresses import Address
 from deploy.certificates import NODES, SERVER, make_certificates
 from deploy.certificates import OPERATOR as OPERATOR_CERTIFICATES

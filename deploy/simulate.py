@@ -11,7 +11,8 @@ from pathlib import Path
 import flwr
 import torch
 
-from client.data import ImageSplit, check_images, folder_classes, open_split
+from client.class_folders import folder_classes
+from client.data import ImageSplit, check_images, open_split
 from client.download import Download, download
 from client.partition import partition_of, write_partition
 from deploy.curves import FOLDER as CURVES_FOLDER

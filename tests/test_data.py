@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from client.data import check_images, folder_classes, open_split
+from client.class_folders import folder_classes
+from client.data import check_images, open_split
 from client.partition import partition_of, write_partition
 from dsv import KNOWN_TASKS, DsvError, Task
 from protos.settings import RunSettings

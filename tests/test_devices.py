@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import client.app
-from client.data import device_classes, device_folder, device_images
+from client.class_folders import device_classes, device_folder
+from client.data import device_images
 from client.device import Device
 from client.local import evaluate_locally, train_locally
 from dsv import DsvError, ModelSpec, build_model, chosen_parameters, start_training, train_only
