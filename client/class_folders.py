@@ -31,7 +31,7 @@ def device_classes(root: Path) -> tuple[str, ...]:
     """Names of a device's class folders, sorted; it may have a single one.
 
     Raises:
-        DsvError: as ``device_folder``, or a comma in a name.
+        DsvError: as ``device_folder``, or a name with a comma, or a space at an end.
     """
     return _class_names(device_folder(root))
 
@@ -40,7 +40,7 @@ def folder_classes(root: str) -> tuple[str, ...]:
     """Class names of an ImageFolder tree: the sorted folders of ``train/``.
 
     Raises:
-        DsvError: no root, no ``train/`` in it, no class in that, or a comma in a name.
+        DsvError: no root, no ``train/`` in it, no class in that, or a name with a comma, or a space at an end.
     """
     train = existing_split(root, "train")
     names = _class_names(train)
@@ -67,8 +67,8 @@ def existing_split(root: str, split: str) -> Path:
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(entry.name for entry in folders_in(folder))
-    if any("," in name for name in names):
-        raise DsvError(f"{folder} has a class folder with a comma in its name; rename it")
+    if any("," in name or name != name.strip() for name in names):  # which --classes could not list
+        raise DsvError(f"{folder} has a class folder with a comma in its name, or a space at an end; rename it")
     return names
 
 

@@ -213,7 +213,8 @@ class RunSettings:
         if not self.classes:
             raise DsvError("data imagefolder needs the option classes: the class names, separated by commas")
         middle = (0.5,) * self.channels
-        return Task(self.channels, self.image_size_px, tuple(self.classes.split(",")), middle, middle)
+        names = tuple(name.strip() for name in self.classes.split(","))
+        return Task(self.channels, self.image_size_px, names, middle, middle)
 
     def model_spec(self) -> ModelSpec:
         """The teacher."""

@@ -75,6 +75,19 @@ def test_a_class_without_images(image_tree):
     fails("class folder .*train/red holds no image", root=image_tree)
 
 
+def test_classes_may_be_listed_with_spaces(image_tree):
+    task = RunSettings(data="imagefolder", classes="blue, red").task()
+    assert task.class_names == ("blue", "red") and len(open_split("imagefolder", str(image_tree), "train", task)) == 24
+    assert RunSettings(data="imagefolder", classes="polar bear,dog").task().class_names == ("polar bear", "dog")
+
+
+@pytest.mark.parametrize("name", ["a,b", " red", "red "])
+def test_a_class_folder_whose_name_no_list_can_hold(image_tree, name):
+    (image_tree / "train" / name).mkdir()
+    with pytest.raises(DsvError, match="has a class folder with a comma in its name, or a space at an end; rename it"):
+        folder_classes(str(image_tree))
+
+
 def test_classes_that_are_not_the_tasks(image_tree):
     (image_tree / "test" / "green").mkdir()
     fails(r"missing: \[\], not a class: \['green'\]", root=image_tree, split="test")
