@@ -44,7 +44,7 @@ def _read_partition(path: Path, *, images: int, clients: int) -> Parts:
                 raise DsvError(f"partition file {path} must give every client indices from 0 to {images - 1}")
     except OSError as error:
         raise DsvError(f"cannot read partition file {path}: {error.strerror}; name a JSON file") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DsvError(f"partition file {path} is no JSON list of lists of indices") from None
     return parts
 

@@ -114,7 +114,7 @@ def read_ledger(folder: Path) -> list[LedgerRow]:
         return read_result(folder / RESULT_FILE).ledger
     try:
         return [as_row(LedgerRow, row) for row in json.loads(path.read_text(encoding="utf-8"))["ledger"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DsvError(f"{path} is not a ledger that dsv wrote, or it is truncated") from None
 
 

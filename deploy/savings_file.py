@@ -77,7 +77,7 @@ def read_measured(path: Path) -> Measured:
         if not any(way.kind is Kind.FEDAVG_DSV for way in found) or not all(way.clients for way in found):
             raise ValueError("no DSVs, or no clients")
         target = float(content["target"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DsvError(f"{path} is not what dsv savings wrote, or it is truncated; measure with --again") from None
     return Measured(found, target)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args, get_type_hints
 
 from dsv import DsvError
 
@@ -134,6 +134,8 @@ Event = (
     | Failed
 )
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
+_HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
+_MOST = 1 << 64  # no count reaches it, nor the number of a node
 
 
 class EventLog:
@@ -190,6 +192,16 @@ def synthesis_curves(events: Iterable[Event]) -> dict[int, list[IterationDone]]:
 def _parsed(line: bytes) -> Event:
     try:
         fields = json.loads(line)
-        return _KINDS[fields.pop("event")](**fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        name = fields.pop("event")
+        if not all(_is_of(_HINTS[name][key], value) for key, value in fields.items()):
+            raise TypeError(name)
+        return _KINDS[name](**fields)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DsvError(f"{FILE_NAME} holds a line that is no event: {line[:80]!r}") from None
+
+
+def _is_of(hint: Any, value: object) -> bool:
+    kinds = get_args(hint) or (hint,)
+    if type(value) is int:  # JSON may have a whole number where a float is meant
+        return (int in kinds or float in kinds) and abs(value) < _MOST
+    return type(value) in kinds

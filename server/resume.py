@@ -42,7 +42,7 @@ def claimed(run_dir: Path, settings: RunSettings) -> Iterator[None]:
             raise DsvError(
                 f"a run is at work in {run_dir}; await its end, or name another folder with run-dir"
             ) from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise DsvError(f"cannot use the run's folder {run_dir}; name another one with run-dir") from None
         differing = sorted(key for key in wanted if found.get(key) != wanted[key])
         if differing:

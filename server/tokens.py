@@ -44,6 +44,8 @@ class Tokens:
         """
         if not name.isprintable() or not name or " " in name:
             raise DsvError(f"a token's name is one word, got {name!r}")
+        if not path.name:  # "" is the current folder, which a lock cannot lie beside
+            raise DsvError(f"cannot write tokens {path}: it is a folder; name a file")
         token = secrets.token_urlsafe(32)
         try:
             with locked(path.with_name(f".{path.name}.lock")):  # or one of two at once would be lost

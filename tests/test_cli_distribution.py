@@ -70,6 +70,7 @@ def test_a_store_without_keys(store, tmp_path):
 def test_tokens(tmp_path):
     made = dsv("keys", "token", "--tokens", tmp_path / "tokens", "device-1")
     assert made.exit_code == 0 and len(made.output.strip()) > 40
+    refused("cannot write tokens .: it is a folder", "keys", "token", "--tokens", "", "device-1")
     refused("a token's name is one word", "keys", "token", "--tokens", tmp_path / "tokens", "device 2")
 
 

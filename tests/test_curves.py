@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from deploy.curves import Curves, curves, write_curves
 from dsv import DsvError
 from server.events import (
     BytesMoved,
+    ClientNumbered,
     EventLog,
     IterationDone,
     RoundDone,
@@ -63,6 +67,35 @@ def test_without_tensorboard_the_extra_is_named_before_anything_is_trained(monke
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DsvError, match="its extra 'tensorboard'"), curves(tmp_path):
         pass
+
+
+ITERATION = {"event": "IterationDone", **asdict(IterationDone(1, 1, 2, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0))}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": ' + "[" * 100_000,
+        json.dumps({**ITERATION, "images_per_class": "x"}),
+        json.dumps({**ITERATION, "images_per_class": 1.5}),
+        json.dumps({**ITERATION, "iteration": True}),
+        json.dumps({**ITERATION, "total": None}),
+        json.dumps({**ITERATION, "total": 10**400}),
+        json.dumps({"event": "Failed", "reason": 1}),
+        json.dumps({"event": ["Failed"], "reason": ""}),
+    ],
+)
+def test_a_line_that_is_no_event(tmp_path, line):
+    (tmp_path / "events.jsonl").write_text(f"{line}\n")
+    with pytest.raises(DsvError, match=r"events.jsonl holds a line that is no event: "):
+        read_events(tmp_path)
+
+
+def test_events_come_back_as_they_were_written(tmp_path):
+    numbers = ClientNumbered(0, 2**64 - 1), RoundDone(1, 1, 0, 2, None), IterationDone(1, 1, 2, 3, *[math.inf] * 5)
+    for event in (*EVENTS, *numbers):
+        EventLog(tmp_path).write(event)
+    assert read_events(tmp_path) == [*EVENTS, *numbers]
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):

@@ -187,8 +187,9 @@ def test_a_partition_file(tmp_path):
         path.write_text(json.dumps(bad))
         with pytest.raises(DsvError, match="indices from 0 to 399"):
             partition_of(settings, LABELS, 2)
-    path.write_text("{")
-    with pytest.raises(DsvError, match="no JSON list"):
-        partition_of(settings, LABELS, 2)
+    for bad_text in ("{", "[" * 100_000):
+        path.write_text(bad_text)
+        with pytest.raises(DsvError, match="no JSON list"):
+            partition_of(settings, LABELS, 2)
     with pytest.raises(DsvError, match="cannot read partition file"):
         partition_of(RunSettings(partition_file=str(tmp_path / "none")), LABELS, 2)

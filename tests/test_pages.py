@@ -224,6 +224,9 @@ def test_what_is_no_run_is_refused(tmp_path):
     (damaged / RESULT_FILE).write_text('{"teacher": 1}')
     assert dsv("report", damaged).exit_code == 0
     assert "is no result of a run" in (damaged / "report.html").read_text()
+    (damaged / "events.jsonl").write_text('{"event": "SynthesisDone", "seconds": "x"}\n')
+    assert dsv("report", damaged).exit_code == 0
+    assert "events.jsonl is damaged" in (damaged / "report.html").read_text()
     refused("cannot write the page", "report", damaged, "--out", tmp_path / "no" / "such.html")
 
 
