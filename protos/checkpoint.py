@@ -49,10 +49,11 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read what ``save_checkpoint`` wrote; the model is on the CPU, in eval mode.
 
     Raises:
-        DsvError: no such file, not a checkpoint, or weights that do not fit its own description.
+        DsvError: it cannot be read, is not a checkpoint, or has weights that do not fit its own description.
     """
     path = Path(path)
     try:
+        path.open("rb").close()  # for the system's reason: safetensors calls a folder a device and all else not there
         with safetensors.safe_open(path, framework="pt") as opened:
             described = json.loads(opened.metadata()[METADATA_KEY])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not iterable itself)
@@ -62,10 +63,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         examples = None if described.get("examples") is None else int(described["examples"])
         model = build_model(spec, seed=0)
     except OSError as error:
-        raise DsvError(
-            f"cannot read model {path}: {error.strerror or 'no such file'}; name a .safetensors file"
-        ) from None
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError):
+        raise DsvError(f"cannot read model {path}: {error.strerror or error}; name a .safetensors file") from None
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DsvError(f"{path} is not a model written by dsv, or it is truncated; write it again") from None
     try:
         model.load_state_dict(tensors)

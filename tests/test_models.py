@@ -93,6 +93,17 @@ def test_specs_out_of_files_that_strangers_wrote(change, message, tmp_path):
         load_checkpoint(tmp_path / "m.safetensors")
 
 
+def test_why_a_model_cannot_be_read(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    loop, folder = tmp_path / "loop", tmp_path
+    for path, reason in ((folder, "Is a directory"), ("none", "No such file"), (loop, "Too many levels")):
+        with pytest.raises(DsvError, match=rf"cannot read model {path}: {reason}.*; name a \.safetensors file"):
+            load_checkpoint(path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "deep.safetensors", {METADATA_KEY: "[" * 100_000})
+    with pytest.raises(DsvError, match=r"deep.safetensors is not a model written by dsv"):
+        load_checkpoint(tmp_path / "deep.safetensors")
+
+
 def test_too_small_an_image():
     task = Task(1, 4, ("a", "b"), (0.5,), (0.5,))
     with pytest.raises(DsvError, match="4 px is below its minimum of 8"):
