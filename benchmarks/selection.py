@@ -54,7 +54,7 @@ def svm_row(first: int, second: int, regularisation: float) -> str:
 
 def peak_growth_bytes(count: int) -> int:
     """Of one pass over so many images, which are drawn when they are asked for."""
-    model = build_model(ModelSpec.parse("convnet:32", LARGE), seed=0)
+    model = build_model(ModelSpec.parse("convnet:4", LARGE), seed=0)
 
     def run(images: int) -> None:
         labels = torch.arange(images) % LARGE.classes
@@ -74,7 +74,7 @@ def peak_growth_bytes(count: int) -> int:
 
 
 @click.command()
-@click.option("--counts", default="1000,5000,50000", show_default=True, help="Of images, separated by commas.")
+@click.option("--counts", default="1000,10000,40000", show_default=True, help="Of images, separated by commas.")
 def main(counts: str) -> None:
     """Measure and print."""
     print("| pair | C | images | support vectors | largest lambda that are support vectors | rank correlation |")
