@@ -98,7 +98,9 @@ def kkt_gradient(
             continue
         scaled = replace(weights, primal=weight * weights.primal, stationarity=weight * weights.stationarity)
         parts: Iterable[_Part]
-        if at_once:
+        if weights.stationarity == 0:
+            parts = _without_stationarity(engine, candidates, view, scaled, priors=number == 0, size=size)
+        elif at_once:
             parts = [_at_once(engine, candidates, view, scaled, priors=number == 0)]
         else:
             parts = _in_parts(engine, candidates, view, scaled, priors=number == 0, size=size)
@@ -125,12 +127,10 @@ def _in_parts(
     engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool, size: int
 ) -> Iterator[_Part]:
     """The two passes of the top of this file."""
-    distance, direction = candidates.images.new_zeros(()), engine.nowhere()
-    if weights.stationarity != 0:
-        with torch.no_grad():
-            total = engine.total_gradient(batch for *_, batch in candidates.batches(view, size))
-        distance, direction = engine.direction(total)
-        direction = {name: weights.stationarity * v for name, v in direction.items()}
+    with torch.no_grad():
+        total = engine.total_gradient(batch for *_, batch in candidates.batches(view, size))
+    distance, direction = engine.direction(total)
+    direction = {name: weights.stationarity * v for name, v in direction.items()}
     for own, leaf, batch in candidates.batches(view, size):
         gradient, slopes, logits = engine.along(
             direction, batch.detached(), primal_weight=weights.primal / candidates.total
@@ -156,8 +156,6 @@ def _at_once(
     distance, direction = engine.direction({name: g.detach() for name, g in total.items()})
     primal = primal_loss(logits, batch.labels)
     prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
-    if weights.stationarity == 0:
-        distance, direction = torch.zeros_like(distance), engine.nowhere()
     with engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
         images, slopes = torch.autograd.grad(
             [*total.values(), weights.primal * primal + prior],
@@ -165,6 +163,20 @@ def _at_once(
             [*(weights.stationarity * v for v in direction.values()), torch.ones_like(prior)],
         )
     return _Part(slice(0, len(leaf)), images, slopes, torch.stack([primal, distance, *terms]).detach())
+
+
+def _without_stationarity(
+    engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool, size: int
+) -> Iterator[_Part]:
+    """Of the other terms alone: one forward and one backward pass, and no second derivative."""
+    for own, leaf, batch in candidates.batches(view, size):
+        logits, share = engine.logits(batch), len(leaf) / candidates.total
+        primal = primal_loss(logits, batch.labels)
+        prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
+        with engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
+            images = torch.autograd.grad(share * (weights.primal * primal + prior), leaf)[0]
+        found = torch.stack([primal, torch.zeros_like(primal), *terms]).detach()
+        yield _Part(own, images, torch.zeros_like(batch.multipliers), share * found)
 
 
 def _priors(inputs: Tensor, logits: Tensor, weights: KktWeights) -> tuple[Tensor, Tensor]:

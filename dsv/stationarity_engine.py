@@ -119,6 +119,12 @@ class StationarityEngine:
             gradients = torch.autograd.grad((batch.multipliers * losses).sum(), leaves, create_graph=True)
         return dict(zip(self._parameters, gradients, strict=True)), logits
 
+    def logits(self, batch: Batch) -> Tensor:
+        """(n, K) logits of one batch, differentiable in its inputs."""
+        fixed = {name: p.detach() for name, p in self._parameters.items()}
+        with torch.enable_grad(), self.compute.running():
+            return self._losses(fixed, batch.inputs, batch.labels)[1]
+
     def direction(self, total_gradient: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
         with torch.enable_grad():
@@ -152,10 +158,6 @@ class StationarityEngine:
         with torch.no_grad(), self.compute.running():
             weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
             return self._along(direction, batch, weight)
-
-    def nowhere(self) -> dict[str, Tensor]:
-        """The direction 0."""
-        return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
 
 
 @cache

@@ -1,14 +1,18 @@
 """The fast gradient against the definition, in float64, for every kind of layer that people use."""
 
+import copy
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from dsv import (
     DISTANCES,
     Augmentation,
+    Batch,
     Candidates,
     Compute,
     DsvError,
@@ -119,10 +123,62 @@ def test_soft_labels_and_a_subset_of_the_parameters():
     assert_same(*both(MODELS["convnet instance average"], soft, patterns="classifier.*"))
 
 
+@pytest.mark.parametrize("micro_batch", [3, 100])
 @pytest.mark.parametrize("change", [{"stationarity": 0.0}, {"augmented": 0.0}, {"primal": 0.0}])
-def test_terms_that_are_left_out(change):
-    labels = torch.arange(COUNT) % 3
-    assert_same(*both(MODELS["resnet18"], labels, weights=dataclasses.replace(WEIGHTS, **change)))
+def test_terms_that_are_left_out(change, micro_batch):
+    labels, weights = torch.arange(COUNT) % 3, dataclasses.replace(WEIGHTS, **change)
+    assert_same(*both(MODELS["resnet18"], labels, weights=weights, micro_batch=micro_batch))
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """The identity, without a second derivative and without forward mode; counts the passes."""
+
+    passes: ClassVar[list[str]] = []
+
+    @staticmethod
+    def forward(ctx, logits):
+        OnceDifferentiable.passes.append("forward")
+        return logits.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        OnceDifferentiable.passes.append("backward")
+        return gradient.clone()
+
+
+class Once(nn.Module):
+    def forward(self, logits):
+        return OnceDifferentiable.apply(logits)
+
+
+@pytest.mark.parametrize(("micro_batch", "parts"), [(3, 3), (100, 1)])
+def test_without_stationarity_nothing_is_differentiated_twice(micro_batch, parts):
+    """One forward and one backward pass a part and a copy, of a model that has no second derivative; and the gradient
+    is what it was when it was computed like the others, along the direction 0."""
+    plain = copy.deepcopy(MODELS["convnet instance average"]).double().eval()
+    once, compute = nn.Sequential(plain, Once()), Compute(micro_batch=micro_batch)
+    images, labels = torch.randn(COUNT, 3, 8, 8, dtype=torch.float64), torch.arange(COUNT) % 3
+    candidates = Candidates(images, labels, torch.rand(COUNT, dtype=torch.float64), COUNT)
+    views = [(1.0, lambda x, first: x * 1.0), (5.0, lambda x, first: x.flip(3))]
+    weights = KktWeights(0.3, 0.0, 0.0, 5.0, stationarity=0.0)
+    engine = StationarityEngine(once, chosen_parameters(once), DISTANCES["layer-cosine"], compute=compute)
+    OnceDifferentiable.passes.clear()
+    found = kkt_gradient(engine, candidates, views, weights)
+    assert OnceDifferentiable.passes == ["forward", "backward"] * parts * 2
+    with pytest.raises(RuntimeError, match="once_differentiable|autograd.Function|not have been used in the graph"):
+        kkt_gradient(engine, candidates, views, dataclasses.replace(weights, stationarity=1.0))
+
+    nowhere = {name: torch.zeros_like(p) for name, p in chosen_parameters(plain).items()}
+    engine = StationarityEngine(plain, chosen_parameters(plain), DISTANCES["layer-cosine"])
+    expected = torch.zeros_like(images)
+    for weight, flip in ((1.0, lambda x: x), (5.0, lambda x: x.flip(3))):
+        batch = Batch(flip(images), labels, candidates.multipliers)
+        gradient, slopes, _ = engine.along(nowhere, batch, primal_weight=weight * weights.primal / COUNT)
+        expected += flip(gradient)
+        assert not slopes.any()
+    assert expected.abs().max() > 1e-3 and not found.multipliers.any()
+    torch.testing.assert_close(found.images, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "densenet121", "convnext_tiny", "swin_t"])
