@@ -133,7 +133,8 @@ class LabelledViews:
             images: (N, C, S, S) uint8, those of the set.
 
         Raises:
-            DsvError: they are not the views that the teacher labelled, so that its logits would mislead.
+            DsvError: they are not the views that the teacher labelled, so that its logits would mislead; else as
+                ``Views``.
         """
         views = Views(images, task, self.plan)
         if any(abs(one - other) > _PROBE_TOLERANCE for one, other in zip(views.probe(), self.probe, strict=True)):
@@ -176,6 +177,8 @@ def label_views(
                 on_labelled(int(numbers[-1]) + 1, plan.count)
     logits = torch.cat(found)
     scale = max(_CLIP * float(logits.square().mean().sqrt()), 1e-6)
+    if not math.isfinite(scale):
+        raise DsvError("the teacher's logits for the views are not finite; check its weights")
     levels = ((logits / scale).clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)
     return LabelledViews(plan, levels.round().to(torch.uint8), scale, views.probe())
 
