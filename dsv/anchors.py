@@ -70,7 +70,11 @@ def end_point_anchors(models: Sequence[State], counts: Tensor | None = None) -> 
     """Every client's own end point, of models that each have trained long: a one-shot federation.
 
     Args:
+        models: C states, at least one.
         counts: (C, K) how many images of each class every client has, up to a factor; see ``estimated_counts``.
+
+    Raises:
+        DsvError: there is no model.
     """
     shares = None if counts is None else counts / counts.sum(dim=1, keepdim=True)
     digest = states_digest(models)

@@ -68,7 +68,7 @@ class ModelSpec:
         """The spec for ``task`` of ``name[:width[:norm[:pooling]]]``, such as ``convnet``, ``convnet:64:batch``.
 
         Raises:
-            DsvError: the text does not have that form.
+            DsvError: the text does not have that form, or the width is out of its range.
         """
         parts = text.split(":")
         if not parts[0] or len(parts) > 4 or not all(part.isdecimal() for part in parts[1:2]):
@@ -93,7 +93,8 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
     build models at once.
 
     Raises:
-        DsvError: unknown architecture, norm or pooling, or an image too small for the architecture.
+        DsvError: unknown architecture, norm or pooling, an image too small for the architecture; of torchvision's
+            models, a width or norm, or that it is not installed.
     """
     if spec.norm != "default" and spec.norm not in NORMS:
         raise DsvError(f"unknown norm {spec.norm!r}; choose one of: default, {', '.join(NORMS)}")

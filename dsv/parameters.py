@@ -21,7 +21,7 @@ def chosen_parameters(model: nn.Module, patterns: str = "*") -> dict[str, Tensor
             nothing else was trained).
 
     Raises:
-        DsvError: a pattern that fits no parameter.
+        DsvError: a pattern that fits no parameter, or ``head`` of a model without a linear layer.
     """
     named = dict(model.named_parameters())
     wanted = [_resolved(model, pattern.strip()) for pattern in patterns.split(",")]

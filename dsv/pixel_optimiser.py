@@ -31,6 +31,9 @@ class PixelOptimiser:
 
     Args as in ``synthesize``; ``model`` has been placed, ``labels`` are all ranks' labels. With ``anchors`` the model's
     weights are moved about.
+
+    Raises:
+        DsvError: the model has no parameter that ``stationary_parameters`` names.
     """
 
     def __init__(
@@ -62,7 +65,11 @@ class PixelOptimiser:
         self.iteration = 0
 
     def begin(self, seed: int, start: Start | None) -> None:
-        """Candidates before the first step."""
+        """Candidates before the first step.
+
+        Raises:
+            DsvError: the start is not one uint8 image of the task's shape for every label.
+        """
         self._generator.manual_seed(seed)
         side = self._config.side(0, self._task.image_size_px)
         if start is None:
@@ -85,7 +92,7 @@ class PixelOptimiser:
         self.iteration = state.iteration
 
     def pixels(self) -> Tensor:
-        """All ranks' candidates as they are, (N, C, h, w) float32 on the CPU."""
+        """All ranks' candidates as they are, (N, C, h, w) float32 in [0, 1] on the CPU."""
         return self._ranks.join(self._pixels.detach(), self._total).cpu()
 
     def state(self) -> SynthesisState:
@@ -107,7 +114,11 @@ class PixelOptimiser:
         )
 
     def step(self) -> KktTerms:
-        """One iteration; the terms are those before it."""
+        """One iteration; the terms are those before it.
+
+        Raises:
+            DsvError: the loss is not finite.
+        """
         side = self._config.side(self.iteration, self._task.image_size_px)
         if side != self._pixels.shape[-1]:
             pixels = functional.interpolate(self._pixels, side, mode="bilinear").clamp(0, 1)

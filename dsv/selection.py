@@ -113,7 +113,8 @@ def select(
 
     Raises:
         DsvError: no images, a label that is none of the task's classes, a start that is not one finite number >= 0 an
-            image and above 0 somewhere, or a model that does not fit the task.
+            image and above 0 somewhere, or a model that does not fit the task or has no parameter that
+            ``stationary_parameters`` names.
     """
     compute = compute or Compute()
     if len(labels) == 0:

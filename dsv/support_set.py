@@ -36,7 +36,7 @@ class Provenance:
         versions: of the software by name.
 
     Raises:
-        DsvError: a field is of another type.
+        DsvError: a field is of another type, a text is not printable, or a number in ``config`` is not finite.
     """
 
     teacher_architecture: str
@@ -77,10 +77,10 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         provenance: where the set comes from.
         views: the teacher's logits for augmented and pasted copies of the images, or None.
 
-    Items are ((C, H, W) normalised float32, int).
+    Items are ((C, H, W) normalised float32, int); an index beyond them is an ``IndexError``.
 
     Raises:
-        DsvError: shapes, dtypes or values that do not fit each other; the message names the field.
+        DsvError: shapes, dtypes or values that do not fit each other, or no image; the message names the field.
     """
 
     images: Tensor
@@ -151,7 +151,10 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         """A picture of the set: a row for every class, largest multiplier first. Notebooks draw what this returns.
 
         Args:
-            per_class: images of a class that are shown; 20 classes at most are.
+            per_class: images of a class that are shown, at least 1; 20 classes at most are.
+
+        Raises:
+            DsvError: ``per_class`` is below 1.
         """
         return picture_of(self, per_class)
 
@@ -175,7 +178,8 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             device: where to train; the model is moved there.
 
         Raises:
-            DsvError: the model does not fit the images and classes, or its loss is not finite.
+            DsvError: the model does not fit the images and classes, the set has no such labels, its views are not the
+                labelled ones, or the loss is not finite.
         """
         from dsv.synthesis import check_fits  # which needs this module
 
@@ -196,7 +200,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             Number of images written.
 
         Raises:
-            DsvError: the folder is not empty, or cannot be written.
+            DsvError: the folder is not empty, is named like a release (``.dsv``), or cannot be written.
         """
         return export_images(self, Path(folder))
 

@@ -79,8 +79,8 @@ def synthesize(
         the model's soft labels for the stored (rounded) pixels.
 
     Raises:
-        DsvError: the model does not fit the task or is not of float32, labels or start do not fit the options, or the
-            loss is not finite.
+        DsvError: the model does not fit the task, is not of float32 or has no parameter that ``stationary_parameters``
+            names, labels or start do not fit the options, the state cannot be read or saved, or the loss is not finite.
     """
     config, compute, ranks = config or SynthesisConfig(), compute or Compute(), ranks or Ranks()
     model = compute.place(model)
@@ -147,10 +147,16 @@ def check_fits(
     *,
     dtypes: Sequence[torch.dtype] = (torch.float32,),
 ) -> None:
-    """Raise DsvError unless ``model`` maps the task's images to the task's classes.
+    """Check that ``model`` maps the task's images to the task's classes.
 
     Args:
+        model: on ``device``, in the mode that it is asked in.
+        task: whose images and classes.
+        device: where one black image is tried.
         dtypes: that its parameters may have.
+
+    Raises:
+        DsvError: it does not.
     """
     for name, parameter in model.named_parameters():
         if parameter.dtype not in dtypes:
