@@ -28,6 +28,8 @@ Parameters = Mapping[str, Tensor]
 """Parameter tensors under their names in the model, such as ``classifier.weight``."""
 
 Distance = Callable[[Parameters, Parameters], Tensor]
+"""D of Eq. 8: from theta and its reconstruction -g, at least one float tensor each and of the same names and shapes, to
+a scalar >= 0, differentiable in both."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,16 @@ class KktWeights:
 
 @dataclass(frozen=True)
 class KktTerms:
-    """The scalar terms of one evaluation of the loss; ``total`` is the weighted sum that is descended.
+    """The terms of one evaluation of the loss: scalars of the images' dtype, finite and >= 0.
 
-    ``entropy`` belongs to no loss: it is what Fig. 2a follows, the mean over the candidates, as they are, of the
-    entropy of the model's prediction, in nats.
+    Args:
+        total: the weighted sum that is descended.
+        primal: Eq. 7, of the plain and, times eta, of the augmented copy.
+        stationarity: Eq. 8, of both likewise; in units of its distance, ``layer_cosine`` 0 to 2 (1 + eta).
+        total_variation: of the plain copy, in units of the normalised images.
+        norm: of the plain copy, in squares of these.
+        entropy: belongs to no loss: it is what Fig. 2a follows, the mean over the candidates, as they are, of the
+            entropy of the model's prediction, in nats, 0 to log K.
     """
 
     total: Tensor
@@ -90,7 +98,7 @@ def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of softmax(logits), in nats, of (N, K) logits."""
+    """Mean entropy of softmax(logits), in nats, of (N, K) float logits: a scalar, 0 to log K."""
     logarithms = torch.log_softmax(logits, dim=1)
     return -(logarithms.exp() * logarithms).sum(dim=1).mean()
 
@@ -115,25 +123,27 @@ def lagrangian_gradient(
 
 
 def mean_l1(parameters: Parameters, reconstruction: Parameters) -> Tensor:
-    """Mean absolute difference over all parameters: the paper's own distance (Section 4.2, Appendix D)."""
+    """Mean absolute difference over all parameters: the paper's own ``Distance`` (Section 4.2, Appendix D)."""
     total = torch.stack([(p - reconstruction[name]).abs().sum() for name, p in parameters.items()]).sum()
     return total / sum(p.numel() for p in parameters.values())
 
 
 def relative_l2(parameters: Parameters, reconstruction: Parameters) -> Tensor:
-    """Squared l2 distance (Algorithm 1) over the squared norm of the parameters; 1 for a zero reconstruction."""
+    """A ``Distance``: squared l2 distance (Algorithm 1) over the squared norm of the parameters, which must not be 0; 1
+    for a zero reconstruction."""
     distance = torch.stack([(p - reconstruction[name]).square().sum() for name, p in parameters.items()]).sum()
     return distance / torch.stack([p.square().sum() for p in parameters.values()]).sum()
 
 
 def layer_cosine(parameters: Parameters, reconstruction: Parameters, *, blind: int = 0) -> Tensor:
-    """Mean over the parameter tensors of 1 - cosine similarity: 0 when all directions agree, 2 when opposed.
-
-    Args:
-        blind: number of further tensors that were left out because their similarity is 0 (``scale_invariance.py``).
+    """A ``Distance``: mean over the tensors of 1 - cosine similarity: 0 when all directions agree, 2 when opposed.
 
     Blind to lengths, hence to a common scale of the multipliers. A bias in front of a normalisation has no gradient but
     rounding errors, whose direction must not count: lengths below 1e-5 of the whole reconstruction's fade out.
+
+    Args:
+        parameters, reconstruction: see ``Distance``; the similarity of a tensor of zeros is 0.
+        blind: number of further tensors that were left out because their similarity is 0 (``scale_invariance.py``).
     """
     whole = torch.stack([r.square().sum() for r in reconstruction.values()]).sum().clamp(min=1e-30).sqrt()
     cosines = []
@@ -152,26 +162,39 @@ DISTANCES: dict[str, Distance] = {"mean-l1": mean_l1, "relative-l2": relative_l2
 def stationarity_loss(
     logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Parameters, distance: Distance
 ) -> Tensor:
-    """Stationarity (Eq. 8): D(theta, -sum_i lambda_i grad_theta L(Phi(x_i; theta), y_i)); arguments as above."""
+    """Stationarity (Eq. 8): D(theta, -sum_i lambda_i grad_theta L(Phi(x_i; theta), y_i)).
+
+    Args:
+        logits, labels, multipliers, parameters: as of ``lagrangian_gradient``.
+        distance: D, one of ``DISTANCES``.
+
+    Returns:
+        A scalar >= 0, differentiable in whatever the logits and multipliers came from; theta counts as fixed.
+    """
     gradient = lagrangian_gradient(logits, labels, multipliers, parameters)
     return distance({name: p.detach() for name, p in parameters.items()}, {name: -g for name, g in gradient.items()})
 
 
 @torch.no_grad()
 def project_dual(multipliers: Tensor) -> None:
-    """Dual feasibility: every multiplier becomes max(lambda, 0), in place. See the top of this file."""
+    """Dual feasibility: every multiplier becomes max(lambda, 0), in place. See the top of this file.
+
+    Args:
+        multipliers: float of any shape; changed without a trace in a graph.
+    """
     multipliers.clamp_(min=0)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute brightness difference between neighbouring pixels, of (N, C, H, W) images."""
+    """Mean absolute brightness difference between neighbouring pixels, of (N, C, H, W) float images: a scalar >= 0."""
     down = (images[..., 1:, :] - images[..., :-1, :]).abs()
     right = (images[..., :, 1:] - images[..., :, :-1]).abs()
     return down.mean() + right.mean()
 
 
 def image_norm(images: Tensor) -> Tensor:
-    """Mean squared value of (N, C, H, W) normalised images: penalises pixels far from the data's mean."""
+    """Mean squared value of (N, C, H, W) normalised float images, a scalar >= 0: penalises pixels far from the data's
+    mean."""
     return images.square().mean()
 
 

@@ -44,7 +44,7 @@ class Candidates:
     Args:
         images: (n, C, h, w) float.
         labels: (n,) int64 or (n, K) float probabilities.
-        multipliers: (n,) float.
+        multipliers: (n,) float, >= 0.
         total: number of candidates over all ranks; means are taken over these.
     """
 
@@ -65,7 +65,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class KktGradient:
-    """Gradients of the total in this rank's images and multipliers, and the terms over all ranks."""
+    """Gradients of the total in this rank's candidates, and the terms over all ranks'.
+
+    Args:
+        terms: scalars without a graph, alike on every rank.
+        images: (n, C, h, w), of the images' dtype and device.
+        multipliers: (n,), of the multipliers' dtype and device; 0 where the stationarity term has the weight 0.
+    """
 
     terms: KktTerms
     images: Tensor
@@ -83,6 +89,9 @@ def kkt_gradient(
         views: weight and view of every copy of the candidates. The first is the candidates as they are and also
             carries total variation, norm and entropy; further ones are augmented copies.
         weights: of the terms; ``augmented`` is not read, it stands in ``views``.
+
+    Returns:
+        The gradients of this rank's candidates, which carry no graph, and the terms.
 
     Raises:
         DsvError: the loss is not finite.

@@ -21,12 +21,12 @@ def normalise(pixels: Tensor, task: Task) -> Tensor:
 
 
 def from_uint8(images: Tensor, task: Task, *, device: torch.device | str = "cpu", dtype: torch.dtype) -> Tensor:
-    """Normalised (N, C, H, W) of ``dtype`` on ``device`` from uint8 images."""
+    """Normalised (N, C, H, W) of ``dtype`` on ``device`` from uint8 images of that shape (or float ones, 0 to 255)."""
     return normalise(images.to(device=device, dtype=dtype) / 255, task)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """The nearest uint8 of float pixels in [0, 1]."""
+    """The nearest uint8, on the CPU, of float pixels of any shape in [0, 1]; what lies outside is cut to it."""
     return (pixels.detach().clamp(0, 1) * 255).round().to(device="cpu", dtype=torch.uint8)
 
 

@@ -24,7 +24,13 @@ from dsv.ranks import Ranks
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: (n, C, H, W) model input, (n,) int64 or (n, K) float labels, (n,) multipliers."""
+    """A micro-batch.
+
+    Args:
+        inputs: (n, C, H, W) float, what the model gets.
+        labels: (n,) int64 or (n, K) float probabilities.
+        multipliers: (n,) float, >= 0.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -134,7 +140,12 @@ class StationarityEngine:
         return distance.detach(), {name: -d for name, d in zip(leaf, descent, strict=True)}
 
     def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
-        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone."""
+        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone.
+
+        Args:
+            direction: a tensor of every chosen parameter's shape and dtype, by its name.
+            batch: whose multipliers are not read; what is returned has the inputs' dtype and no graph.
+        """
         _load_forward_mode()
         with torch.no_grad(), self.compute.running():
             return self._slopes(direction, batch.inputs, batch.labels)
@@ -150,9 +161,14 @@ class StationarityEngine:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What changes along ``direction``.
 
+        Args:
+            direction: a tensor of every chosen parameter's shape and dtype, by its name.
+            batch: inputs without a graph.
+            primal_weight: of a sum over the images, >= 0.
+
         Returns:
             (n, C, H, W) gradient in the inputs of sum_i lambda_i d/de L_i, plus ``primal_weight`` times that of the sum
-            of the misclassified images' losses; (n,) d/de L_i; (n, K) logits. None of them carries a graph.
+            of the misclassified images' losses; (n,) d/de L_i; (n, K) logits. All have the inputs' dtype and no graph.
         """
         _load_forward_mode()
         with torch.no_grad(), self.compute.running():
