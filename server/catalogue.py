@@ -51,13 +51,18 @@ class Catalogue:
         # One at a time: a thousand first calls must not read a thousand files into memory.
         self._reading = threading.Lock()
 
-    def list(self) -> list[Entry]:
-        """Every release that can be used, newest first."""
+    def look(self) -> tuple[list[Entry], set[str]]:
+        """Every release that can be used, newest first, and the digests of those that cannot be read now."""
         stored = self._store.list()
         with self._reading:
-            entries = [self._look_at(release) for release in stored]
+            found = {release: self._look_at(release) for release in stored}
             self._known = {release: self._known[release] for release in stored if release in self._known}
-        return [entry for entry in entries if isinstance(entry, Entry)]
+        entries = [entry for entry in found.values() if isinstance(entry, Entry)]
+        return entries, {release.digest for release, entry in found.items() if isinstance(entry, OSError)}
+
+    def list(self) -> list[Entry]:
+        """Every release that can be used, newest first."""
+        return self.look()[0]
 
     def get(self, digest: str) -> Entry:
         """One release.

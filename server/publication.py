@@ -9,7 +9,7 @@ count, so a crash at any instant leaves the old state or the new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,8 +51,11 @@ class Publication(SignedFolder):
         self.update([])
         return path
 
-    def update(self, releases: Sequence[SignedRelease]) -> bool:
+    def update(self, releases: Sequence[SignedRelease], unreadable: Collection[str] = ()) -> bool:
         """Let the metadata name just ``releases``, oldest first, and sign anew what nears its end.
+
+        Args:
+            unreadable: digests of files that are there and cannot be read now; those that are named stay so.
 
         Returns:
             Whether anything was written.
@@ -61,13 +64,13 @@ class Publication(SignedFolder):
             DsvError: a key that is needed is not there, or the folder cannot be written. What nears its end and can
                 be signed anew is, all the same.
         """
-        wrote = self._update(releases)
+        wrote = self._update(releases, unreadable)
         for role in self.overdue():
             if role in ONLINE_ROLES:
                 self._signer(self.root(), role)
         return wrote
 
-    def _update(self, releases: Sequence[SignedRelease]) -> bool:
+    def _update(self, releases: Sequence[SignedRelease], unreadable: Collection[str]) -> bool:
         with self._locked():
             root = self.root()
             timestamp = self._current(root, "timestamp.json", Timestamp)
@@ -75,7 +78,7 @@ class Publication(SignedFolder):
             targets = self._at(root, snapshot.meta["targets.json"].version if snapshot else None, Targets)
             versions = {"targets": 0, "snapshot": 0, "timestamp": 0}
             versions.update(self._highest_versions())
-            wanted = named_targets(releases, targets)
+            wanted = named_targets(releases, targets, unreadable)
             if targets is None or wanted != targets.targets or self._ages(root, targets):
                 targets = Targets(versions["targets"] + 1, expires=self._expiry("targets"), targets=wanted)
                 snapshot = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -39,11 +39,16 @@ class SignedRelease:
     teacher_architecture: str
 
 
-def named_targets(releases: Sequence[SignedRelease], targets: Targets | None) -> dict[str, TargetFile]:
-    """What targets metadata holds of ``releases``, oldest first; those that ``targets`` names keep their number."""
+def named_targets(
+    releases: Sequence[SignedRelease], targets: Targets | None, unreadable: Collection[str] = ()
+) -> dict[str, TargetFile]:
+    """What targets metadata holds of ``releases``, oldest first; those that ``targets`` names keep their number.
+
+    Of ``unreadable`` digests it holds what ``targets`` does: left out, they would be the newest when they come back.
+    """
     before = targets.targets if targets else {}
     sequence = max((int(entry.custom["sequence"]) for entry in before.values()), default=0)
-    named = {}
+    named = {path: entry for path, entry in before.items() if path.removesuffix(RELEASE_SUFFIX) in unreadable}
     for release in releases:
         path = release.digest + RELEASE_SUFFIX
         if path not in before:

@@ -39,10 +39,10 @@ class StoreWatcher:
         Raises:
             DsvError: the store cannot be signed, or kept fresh, with the keys given.
         """
-        self.releases = await asyncio.to_thread(self._catalogue.list)
+        self.releases, unreadable = await asyncio.to_thread(self._catalogue.look)
         if self._publication:
             await asyncio.to_thread(self._publication.check_online_keys)
-            await asyncio.to_thread(self._sign, self._publication, self.releases)
+            await asyncio.to_thread(self._sign, self._publication, self.releases, unreadable)
         self._metrics.releases.set(len(self.releases))
         self._task = asyncio.create_task(self._run())
 
@@ -69,11 +69,11 @@ class StoreWatcher:
                 log_event(logging.ERROR, "cannot look at the store", reason=repr(error))
 
     async def _look(self) -> None:
-        found = await asyncio.to_thread(self._catalogue.list)
+        found, unreadable = await asyncio.to_thread(self._catalogue.look)
         changed = [entry.release.digest for entry in found] != [entry.release.digest for entry in self.releases]
         if self._publication and (changed or time.monotonic() - self._signed_s >= self._sign_interval_s):
             try:
-                await asyncio.to_thread(self._sign, self._publication, found)
+                await asyncio.to_thread(self._sign, self._publication, found, unreadable)
             except (DsvError, OSError) as error:
                 self._fail(str(error))
                 return  # who is told of a release must find it signed
@@ -85,8 +85,8 @@ class StoreWatcher:
             async with self._changed:
                 self._changed.notify_all()
 
-    def _sign(self, publication: Publication, entries: list[Entry]) -> None:
-        if publication.update([entry.to_signed() for entry in reversed(entries)]):
+    def _sign(self, publication: Publication, entries: list[Entry], unreadable: set[str]) -> None:
+        if publication.update([entry.to_signed() for entry in reversed(entries)], unreadable):
             log_event(logging.INFO, "signed", releases=len(entries))
         self._signed_s = time.monotonic()
         for role, expires in publication.expiries().items():

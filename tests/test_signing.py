@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,6 +20,26 @@ from protos import artefact
 from server.distribution import run_server
 from server.serve_options import ServeOptions
 from server.signed_releases import SignedRelease, named_targets
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """Lets reading one release of a store fail, until it is healed."""
+
+    @contextmanager
+    def broken(store, digest):
+        read = store.read
+
+        def fail(asked):
+            if asked == digest:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(asked)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "read", fail)
+            yield
+
+    return broken
 
 
 @pytest.fixture
@@ -111,3 +135,26 @@ def test_nothing_is_replaced_where_the_list_counts_no_longer(federation, served)
     federation.sign()
     federation.publication.rotate("timestamp")
     assert digests(served) == [release]
+
+
+def test_a_release_that_cannot_be_read_for_a_moment_stays_named_and_in_its_place(federation, support_set, faulty):
+    """Also where the server starts in that moment, and has never read it."""
+    older, newer = (federation.publish(release_bytes(support_set, seed)) for seed in range(2))
+    os.utime(federation.store.path(older), (1, 1))
+    options = ServeOptions(keys=federation.keys, look_interval_s=0.05)
+    with faulty(federation.store, older), run_server(federation.store, options=options) as address:
+        assert digests(federation.device(address)) == [newer, older]
+        third = federation.store.publish(release_bytes(support_set, 2))
+        deadline_s = time.monotonic() + 20
+        while digests(federation.device(address)) != [third, newer, older]:
+            assert time.monotonic() < deadline_s
+    federation.sign()
+    assert [release.digest for release in federation.publication.releases()] == [older, newer, third]
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")])
+def test_a_release_that_is_gone_or_altered_is_named_no_longer(federation, support_set, harm):
+    older, newer = (federation.publish(release_bytes(support_set, seed)) for seed in range(2))
+    harm(federation.store.path(older))
+    with run_server(federation.store, options=ServeOptions(keys=federation.keys)) as address:
+        assert digests(federation.device(address)) == [newer]
