@@ -69,7 +69,7 @@ class _Server:
         await self._server.stop(self._options.drain.total_seconds())
 
     def _bind(self, host: str, port: int) -> int:
-        address, tls = f"{host}:{port}", self._options.tls
+        address, tls = _joined(host, port), self._options.tls
         credentials = tls.credentials() if tls else None
         try:
             bound = (
@@ -83,6 +83,11 @@ class _Server:
             remedy = "choose another --port" + (", and check that certificate and key fit" if tls else "")
             raise DsvError(f"cannot listen on {address}: it is in use or not allowed; {remedy}")
         return bound
+
+
+def _joined(host: str, port: int) -> str:
+    """``host:port``, an address of IPv6 in brackets; without them gRPC takes its last group for a port."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def run_server(
     with metrics.served(options.metrics_address), _loop_in_a_thread() as loop:
         bound = _wait(server.start(host, port), loop)
         try:
-            yield f"{host}:{bound}"
+            yield _joined(host, bound)
         finally:
             _wait(server.stop(), loop)
 

@@ -164,6 +164,19 @@ def test_a_port_in_use():
             pass
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6(host, content):
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    store = MemoryStore()
+    name = store.publish(content)
+    with run_server(store, host=host) as address:
+        assert address.startswith("[::1]:") and download(address, name).content == content
+
+
 def test_two_servers_do_not_share_a_port():
     with run_server(MemoryStore()) as address:
         port = int(address.rsplit(":", 1)[1])
