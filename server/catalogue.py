@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dsv import DsvError, SupportSet
@@ -50,6 +52,8 @@ class Catalogue:
         self._told: set[StoredRelease] = set()
         # One at a time: a thousand first calls must not read a thousand files into memory.
         self._reading = threading.Lock()
+        # Of its own, so that calls that wait for a slow disk take none of the threads that others are answered in.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="catalogue")
 
     def look(self) -> tuple[list[Entry], set[str]]:
         """Every release that can be used, newest first, and the digests of those that cannot be read now."""
@@ -59,6 +63,10 @@ class Catalogue:
             self._known = {release: self._known[release] for release in stored if release in self._known}
         entries = [entry for entry in found.values() if isinstance(entry, Entry)]
         return entries, {release.digest for release, entry in found.items() if isinstance(entry, OSError)}
+
+    async def look_aside(self) -> tuple[list[Entry], set[str]]:
+        """``look`` without holding up an event loop, or a thread that its other calls need."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self.look)
 
     def list(self) -> list[Entry]:
         """Every release that can be used, newest first."""
@@ -72,15 +80,38 @@ class Catalogue:
             UnusableReleaseError: its file was altered, or is too large.
             UnreadableReleaseError: its file cannot be read now.
         """
+        found = self._stored(digest)
+        # What is known waits for the reading of no other one.
+        return self._usable(found, self._known.get(found) or self._looked_at(found))
+
+    async def get_aside(self, digest: str) -> Entry:
+        """``get`` likewise."""
+        found = await asyncio.to_thread(self._stored, digest)
+        entry: Entry | str | OSError | None = self._known.get(found)
+        if entry is None:
+            entry = await asyncio.get_running_loop().run_in_executor(self._reader, self._looked_at, found)
+        return self._usable(found, entry)
+
+    def close(self) -> None:
+        """End the thread of the methods ``..._aside``, once it has read what it is at."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def _stored(self, digest: str) -> StoredRelease:
         found = next((release for release in self._store.list() if release.digest == digest), None)
         if found is None:
             raise UnknownReleaseError(f"no release {digest}")
-        entry: Entry | str | OSError | None = self._known.get(found)
-        if entry is None:  # else nobody waits for the reading of another one
-            with self._reading:
-                entry = self._look_at(found)
+        return found
+
+    def _looked_at(self, stored: StoredRelease) -> Entry | str | OSError:
+        with self._reading:
+            return self._look_at(stored)
+
+    @staticmethod
+    def _usable(stored: StoredRelease, entry: Entry | str | OSError) -> Entry:
         if isinstance(entry, OSError):
-            raise UnreadableReleaseError(f"release {digest} cannot be read now: {entry.strerror}; try again later")
+            raise UnreadableReleaseError(
+                f"release {stored.digest} cannot be read now: {entry.strerror}; try again later"
+            )
         if isinstance(entry, str):
             raise UnusableReleaseError(entry)
         return entry

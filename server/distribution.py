@@ -39,7 +39,7 @@ class _Server:
 
     async def start(self, host: str, port: int) -> int:
         options, limits = self._options, self._options.limits
-        catalogue = Catalogue(self._store, max_release_bytes=limits.max_release_bytes)
+        self._catalogue = catalogue = Catalogue(self._store, max_release_bytes=limits.max_release_bytes)
         self._watcher = StoreWatcher(self._store, catalogue, options, self._metrics)
         await self._watcher.start()
         self._guard = Guard(limits, options.tokens, self._metrics)
@@ -67,6 +67,7 @@ class _Server:
         # gRPC cancels calls that come just as it stops: those that come with the announcement get a clear answer.
         await asyncio.sleep(_REFUSING_S)
         await self._server.stop(self._options.drain.total_seconds())
+        self._catalogue.close()
 
     def _bind(self, host: str, port: int) -> int:
         address, tls = _joined(host, port), self._options.tls

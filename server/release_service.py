@@ -27,7 +27,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
-    """Reads files in threads, so that a slow disk holds up no other call."""
+    """Reads files in threads, releases that it does not know yet in one of their own: calls that wait for one of them
+    hold up no other call."""
 
     def __init__(
         self, store: ReleaseStore, catalogue: Catalogue, watcher: StoreWatcher, limits: Limits, metrics: Metrics
@@ -39,8 +40,7 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
     async def ListReleases(
         self, request: release_pb2.ListReleasesRequest, context: Context
     ) -> release_pb2.ListReleasesResponse:
-        entries = await asyncio.to_thread(self._catalogue.list)
-        return release_pb2.ListReleasesResponse(releases=_that_fit(entry.release for entry in entries))
+        return release_pb2.ListReleasesResponse(releases=_that_fit(entry.release for entry in self._watcher.releases))
 
     async def GetReleaseManifest(
         self, request: release_pb2.GetReleaseManifestRequest, context: Context
@@ -114,7 +114,7 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
         if not DIGEST.fullmatch(digest):
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "digest must be 64 lowercase hexadecimal digits")
         try:
-            return await asyncio.to_thread(self._catalogue.get, digest)
+            return await self._catalogue.get_aside(digest)
         except UnknownReleaseError:
             await _abort(context, grpc.StatusCode.NOT_FOUND, f"no release {digest}")
         except UnusableReleaseError as error:

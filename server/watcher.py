@@ -39,7 +39,7 @@ class StoreWatcher:
         Raises:
             DsvError: the store cannot be signed, or kept fresh, with the keys given.
         """
-        self.releases, unreadable = await asyncio.to_thread(self._catalogue.look)
+        self.releases, unreadable = await self._catalogue.look_aside()
         if self._publication:
             await asyncio.to_thread(self._publication.check_online_keys)
             await asyncio.to_thread(self._sign, self._publication, self.releases, unreadable)
@@ -69,7 +69,7 @@ class StoreWatcher:
                 log_event(logging.ERROR, "cannot look at the store", reason=repr(error))
 
     async def _look(self) -> None:
-        found, unreadable = await asyncio.to_thread(self._catalogue.look)
+        found, unreadable = await self._catalogue.look_aside()
         changed = [entry.release.digest for entry in found] != [entry.release.digest for entry in self.releases]
         if self._publication and (changed or time.monotonic() - self._signed_s >= self._sign_interval_s):
             try:

@@ -12,6 +12,7 @@ import server.release_service
 from protos import release_pb2
 from server.catalogue import Catalogue, UnreadableReleaseError, UnusableReleaseError
 from server.distribution import run_server
+from server.serve_options import ServeOptions
 from server.store import DirectoryStore, MemoryStore, UnknownReleaseError
 
 
@@ -65,6 +66,34 @@ def test_a_known_release_does_not_wait_for_the_reading_of_another(store, digests
     finally:
         go_on.set()
         reading.join()
+
+
+def test_a_slow_read_holds_up_no_call_that_needs_none(store, digests, support_set, monkeypatch):
+    """More calls wait for an unread release than there are threads; the others are answered all the same."""
+    began, go_on = threading.Event(), threading.Event()
+    with run_server(store, options=ServeOptions(look_interval_s=0.05)) as address, plain(address) as channel:
+        read, stub = store.read, stub_of(channel)
+
+        def slowly(digest):
+            began.set()
+            assert go_on.wait(20)
+            return read(digest)
+
+        monkeypatch.setattr(store, "read", slowly)
+        asked = release_pb2.GetReleaseManifestRequest(digest=store.publish(release_bytes(support_set, 9)))
+        waiting = [stub.GetReleaseManifest.future(asked, timeout=20) for _ in range(40)]
+        try:
+            assert began.wait(20)
+            listed = [stub.ListReleases.future(release_pb2.ListReleasesRequest(), timeout=5) for _ in range(40)]
+            assert {tuple(r.digest for r in call.result().releases) for call in listed} == {tuple(digests)}
+            known = release_pb2.GetReleaseManifestRequest(digest=digests[0])
+            assert stub.GetReleaseManifest(known, timeout=5).release.digest == digests[0]
+            request = release_pb2.GetMetadataRequest(name="timestamp.json")
+            assert refusal(lambda: stub.GetMetadata(request, timeout=5)) is grpc.StatusCode.NOT_FOUND
+            assert not any(call.done() for call in waiting)
+        finally:
+            go_on.set()
+        assert {call.result().release.digest for call in waiting} == {asked.digest}
 
 
 def test_a_release_that_no_message_can_describe_is_not_listed(digests, catalogue, monkeypatch):
