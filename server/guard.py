@@ -8,6 +8,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +31,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _ORDINARY = {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND}
 """Not found is how a device learns that there is no newer root."""
+
+PEER: ContextVar[str] = ContextVar("peer", default="")
+"""Whose call the running task answers: a token's name, a certificate's, or an address."""
 
 
 @dataclass
@@ -78,6 +82,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 who = await self._identified(method, who, context)
                 peer = await self._admitted(who, context)
                 peer.active += 1
+                PEER.set(who)
                 try:
                     return await _run(behaviour, request, context, None if streams else UNARY_TIMEOUT_S)
                 finally:

@@ -12,9 +12,11 @@ import grpc
 from protos import release_pb2, release_pb2_grpc
 from protos.transport import DIGEST, MAX_LISTED_BYTES, MAX_METADATA_BYTES, METADATA_NAME
 from server.catalogue import Catalogue, Entry, UnreadableReleaseError, UnusableReleaseError
+from server.guard import PEER
 from server.metrics import Metrics
 from server.serve_options import Limits
 from server.store import ReleaseStore, UnknownReleaseError
+from server.turns import Turns
 from server.watcher import StoreWatcher
 
 SERVICE_NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
@@ -35,7 +37,7 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
     ) -> None:
         self._store, self._catalogue, self._watcher, self._metrics = store, catalogue, watcher, metrics
         self._stall_s = max(_MIN_STALL_S, CHUNK_SIZE_BYTES / limits.min_bytes_per_s)
-        self._turns = asyncio.Semaphore(limits.active_downloads)
+        self._turns = Turns(limits.active_downloads)
 
     async def ListReleases(
         self, request: release_pb2.ListReleasesRequest, context: Context
@@ -73,13 +75,14 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
         size_bytes = (await self._entry(request.digest, context)).release.size_bytes
         if request.offset_bytes > size_bytes:
             await _abort(context, grpc.StatusCode.OUT_OF_RANGE, f"the release has {size_bytes} bytes")
+        peer = PEER.get()
         with self._metrics.waiting.track_inprogress():
-            await self._turns.acquire()
+            await self._turns.acquire(peer)
         try:
             with await self._opened(request.digest, context) as opened:
                 stalled = await self._send(opened, request.offset_bytes, context)
         finally:
-            self._turns.release()
+            self._turns.release(peer)
         if stalled:
             # gRPC can end a call only when its last message has left; until then it holds one chunk and no turn, and
             # the age limit of connections ends it at the latest.

@@ -46,7 +46,8 @@ class Limits:
     concurrent_calls: int = 2000
     all_concurrent_calls: int = 5000
     active_downloads: int = 64
-    """Downloads that send at the same time; more wait their turn, so that memory stays bounded."""
+    """Downloads that send at the same time; more wait their turn, so that memory stays bounded.
+    One peer has three quarters of them at most."""
     min_bytes_per_s: float = 4096.0
     """A peer that takes a chunk more slowly gives its turn up."""
     max_release_bytes: int = artefact.MAX_SIZE_BYTES

@@ -15,6 +15,7 @@ from client.server_link import DeviceTls, Server
 from dsv import DsvError
 from protos import artefact, release_pb2
 from protos.files import write_atomically
+from protos.transport import AUTHORIZATION, BEARER
 from server.distribution import run_server
 from server.serve_options import Limits, ServeOptions, TlsFiles
 from server.store import DirectoryStore, MemoryStore
@@ -216,3 +217,21 @@ class TestLimits:
             next(stalled)
             assert download(address, artefact.digest(small)).content == small
             assert refusal(lambda: list(stalled)) is grpc.StatusCode.ABORTED
+
+    def test_a_peer_that_does_not_read_leaves_turns_to_the_others(self, tmp_path, support_set):
+        big, small = big_release(support_set), release_bytes(support_set)
+        store, file = DirectoryStore(tmp_path / "store"), tmp_path / "tokens"
+        store.publish(big)
+        store.publish(small)
+        greedy, other = (Tokens.add(file, name) for name in ("greedy", "other"))
+        options = ServeOptions(limits=Limits(active_downloads=2), tokens=TokenFile(file))
+        with run_server(store, options=options) as address, plain(address) as channel:
+            shown = ((AUTHORIZATION, BEARER + greedy),)
+            request = release_pb2.DownloadRequest(digest=artefact.digest(big))
+            stalled = [stub_of(channel).Download(request, metadata=shown) for _ in range(3)]
+            next(stalled[0])
+            began_s = time.monotonic()
+            assert download(Server(address, token=other), artefact.digest(small)).content == small
+            assert time.monotonic() - began_s < 8, "a turn that is not used ends after 64 s"
+            for call in stalled:
+                call.cancel()
