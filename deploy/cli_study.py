@@ -14,6 +14,7 @@ _IMAGES = click.option(
     "--images", required=True, type=click.Path(path_type=Path), help="A picture, or a folder of pictures."
 )
 _OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
+_SHOWN = "what is in {} may still show the pictures that you gave: it is for those alone who may see them"
 _STEPS = "0,0.25,0.5,0.75,1"
 
 
@@ -56,6 +57,7 @@ def edit(*, teacher: Path, images: Path, target: str, out: Path, quiet: bool, **
     settings = RunSettings(**values)
     with display(quiet=quiet) as shown:
         run_edit(teacher, settings, images=images, target=target, out=out, shown=shown)
+    click.echo(_SHOWN.format(out))
 
 
 @click.command()
@@ -71,3 +73,4 @@ def mix(*, teacher: Path, release: Path, images: Path, wanted: str, shares: str,
     from deploy.latents import run_mix
 
     run_mix(teacher, RunSettings(**values), release=release, images=images, wanted=wanted, shares=shares, out=out)
+    click.echo(_SHOWN.format(out))

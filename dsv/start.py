@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+GIVEN_IMAGES = "given images"
+"""The start's name of a set that ``edit`` made of somebody's pictures: it may still show them."""
+
 
 @dataclass(frozen=True)
 class Start:

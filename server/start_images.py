@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsv import DEAD_LEAVES, DsvError, Start, Task, dead_leaves_start, picture_paths, read_picture
+from dsv import DEAD_LEAVES, GIVEN_IMAGES, DsvError, Start, Task, dead_leaves_start, picture_paths, read_picture
 from protos.settings import AUTO, NOISE
 
 MEASURED_PX = range(16, 65)
@@ -43,7 +43,7 @@ def starts_of(
         return dict.fromkeys(releases)
     if is_folder(choice):
         name = Path(choice).resolve().name  # a release tells no path
-        if not is_folder(name) or not name:  # nor does a folder pass for what was drawn
+        if not is_folder(name) or name in ("", GIVEN_IMAGES):  # nor does a folder pass for what was drawn, or edited
             name = f"folder {name}"
         return {count: Start(name, load_start(choice, task, count)) for count in releases}
     # Drawn once: a smaller release starts from the surest of the largest one's.

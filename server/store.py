@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dsv import DsvError
+from dsv import GIVEN_IMAGES, DsvError
 from protos import artefact
 from protos.files import TEMPORARY_PREFIX, write_atomically, write_output
 from protos.transport import DIGEST, RELEASE_SUFFIX
@@ -53,7 +53,7 @@ class ReleaseStore(ABC):
 
         Raises:
             ArtefactError: ``content`` is no valid release file; nothing is stored.
-            DsvError: it cannot be written; nothing is stored.
+            DsvError: it was made of given pictures, or cannot be written; nothing is stored.
         """
 
     @abstractmethod
@@ -89,7 +89,7 @@ class MemoryStore(ReleaseStore):
         self._contents: dict[str, bytes] = {}
 
     def publish(self, content: bytes) -> str:
-        artefact.decode(content)
+        _check_publishable(content)
         name = artefact.digest(content)
         self._contents.setdefault(name, content)
         return name
@@ -154,7 +154,7 @@ class DirectoryStore(ReleaseStore):
         return self._folder / METADATA_FOLDER
 
     def publish(self, content: bytes) -> str:
-        artefact.decode(content)
+        _check_publishable(content)
         name = artefact.digest(content)
         try:
             self._clear_abandoned()
@@ -199,6 +199,14 @@ class DirectoryStore(ReleaseStore):
                 with suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > after_s:
                         path.unlink()
+
+
+def _check_publishable(content: bytes) -> None:
+    if artefact.decode(content).provenance.start == GIVEN_IMAGES:
+        raise DsvError(
+            "this set was made of given pictures (dsv edit) and may still show them; publish another one, or give the "
+            "file itself to whoever may see them"
+        )
 
 
 def _unknown(digest: str) -> UnknownReleaseError:

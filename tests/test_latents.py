@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from client.data import open_split
+from deploy.pages.dsv_view import DRAWN
 from dsv import (
+    GIVEN_IMAGES,
     DsvError,
     SynthesisConfig,
     accuracy,
@@ -62,6 +64,7 @@ def test_a_coarse_start_averages_back_to_the_noise_of_a_synthesis(trained, task)
     between = interpolate(trained.model, task, still, between=(0, 1), weights=[0], seed=5)
     plain = synthesize(trained.model, task, replace(still, images_per_class=1), seed=5)
     assert torch.equal(between.images, plain.images)
+    assert between.provenance.start in DRAWN, "or pages would say that it grew from somebody's pictures"
     coarse = replace(still, iterations=3, coarse_stages=3)
     between = interpolate(trained.model, task, coarse, between=(0, 1), weights=[0], seed=5)
     plain = synthesize(trained.model, task, replace(coarse, images_per_class=1), seed=5)
@@ -78,6 +81,7 @@ def test_an_edit_raises_the_target_and_keeps_the_picture(trained, task, pictures
     assert changes.mean() < 0.8 * others.mean()
     assert edited.labels.tolist() == [8] * 10
     assert edited.provenance.start == "given images" and edited.provenance.teacher_architecture == "mine"
+    assert edited.provenance.start == GIVEN_IMAGES, "or pages would show it and stores take it"
 
 
 def test_a_mix_is_linear_and_ends_in_its_parts(trained, task, pictures):

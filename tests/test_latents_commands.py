@@ -72,7 +72,7 @@ def test_dsv_interpolate(files, task, tmp_path):
 def test_dsv_edit(files, task, tmp_path):
     options = ("--teacher", files / "t.safetensors", "--target", "8", "--iterations", 20, "--preset", "imagenet")
     shown = done("edit", *options, "--images", files / "pictures", "--out", tmp_path / "out")
-    for wanted in ("edit 20/20", "P(8) before", "p2.png"):
+    for wanted in ("edit 20/20", "P(8) before", "p2.png", "may still show the pictures that you gave"):
         assert wanted in shown
     release = artefact.load(tmp_path / "out" / "edit.dsv")
     assert len(release) == 3 and release.provenance.config["primal_weight"] == 1.0
@@ -85,6 +85,7 @@ def test_dsv_edit(files, task, tmp_path):
 def test_dsv_mix(files, tmp_path):
     options = ("--teacher", files / "t.safetensors", "--release", files / "r.dsv", "--images", files / "pictures")
     shown = done("mix", *options, "--class", "7", "--shares", "0,0.5,1", "--out", tmp_path / "out")
+    assert "may still show the pictures that you gave" in shown
     rows = [line.split() for line in shown.splitlines() if " of 3" in line]
     assert [row[1] for row in rows] == ["0", "0.5", "1"]
     assert rows[0][-4:-1] == ["0", "of", "3"] and rows[-1][-4:-1] == ["3", "of", "3"]

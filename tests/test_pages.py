@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from deploy.pages.html import LIMIT_BYTES
 from deploy.pages.provenance import commands_of
 from deploy.pages.run_page import write_report
 from deploy.result import read_result
-from dsv import Frames, SynthesisConfig, class_accuracies, confusion_counts, synthesize
+from dsv import GIVEN_IMAGES, Frames, SynthesisConfig, class_accuracies, confusion_counts, synthesize
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 from protos.settings import RunSettings
@@ -248,6 +249,34 @@ def test_selected_real_images(tmp_path, trained, task):
     refused("was not made from these images", "report", run, "--selected", tmp_path / "wrong.json")
     (tmp_path / "wrong.json").write_text("[]")
     refused("is no selection", "report", run, "--selected", tmp_path / "wrong.json")
+
+
+def with_start(support_set, start):
+    return replace(support_set, provenance=replace(support_set.provenance, start=start))
+
+
+def test_no_page_shows_what_was_made_of_given_pictures(tmp_path):
+    edited = artefact.encode(with_start(a_release(a_task(), 2, seed=9), GIVEN_IMAGES))
+    (tmp_path / "edits").mkdir()
+    (tmp_path / "edits" / "edit.dsv").write_bytes(edited)
+    assert dsv("gallery", tmp_path / "edits").exit_code == 0
+    text = (tmp_path / "edits" / "gallery.html").read_text()
+    assert "0 runs and 1 release<" in text and artefact.digest(edited) in text
+    assert "data:image" not in text and text.count("made of given pictures (dsv edit)") == 2, "on its card and below"
+    run = a_run(tmp_path / "run", a_task(), (1,))
+    (run / "releases" / f"{artefact.digest(edited)}.dsv").write_bytes(edited)
+    text = write_report(run).read_text()
+    assert "made of given pictures (dsv edit)" in text and artefact.digest(edited) not in text
+
+
+def test_a_page_says_of_which_pictures_its_images_grew(tmp_path):
+    for start, told in (("crops", True), ("noise", False), ("dead-leaves", False)):
+        path = tmp_path / start / "loose.dsv"
+        path.parent.mkdir()
+        path.write_bytes(artefact.encode(with_start(a_release(a_task(), 2), start)))
+        assert dsv("gallery", path.parent).exit_code == 0
+        text = (path.parent / "gallery.html").read_text()
+        assert "data:image" in text and ("grew from pictures of “crops” and may still show them" in text) is told
 
 
 def test_a_gallery_of_runs_and_of_releases(tmp_path):

@@ -38,8 +38,8 @@ def test_the_choices(choice, image_size_px, name):
     assert [start and start.name for start in starts.values()] == [name, name]
 
 
-@pytest.mark.parametrize("name", ["noise", "dead-leaves", "auto", "pictures"])
-def test_a_folder_never_passes_for_what_was_drawn(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["noise", "dead-leaves", "auto", "given images", "pictures"])
+def test_a_folder_never_passes_for_what_was_drawn_or_edited(name, tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     for number in range(2):
         write_picture(tmp_path / name / f"{number}.png", torch.zeros(3, 8, 8, dtype=torch.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import grpc
@@ -13,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import client.download
 import protos.files
 from client.download import download, list_releases
-from dsv import DsvError
+from dsv import GIVEN_IMAGES, DsvError
 from protos import artefact, release_pb2, release_pb2_grpc
 from server.distribution import SERVICE_NAME, run_server
 from server.store import DirectoryStore, MemoryStore, UnknownReleaseError
@@ -41,6 +42,12 @@ class TestEveryStore:
     def test_refuses_what_is_no_release(self, store, content):
         with pytest.raises(DsvError, match="not a release file"):
             store.publish(content[:-1])
+        assert store.list() == []
+
+    def test_refuses_what_was_made_of_given_pictures(self, store, support_set):
+        edited = replace(support_set, provenance=replace(support_set.provenance, start=GIVEN_IMAGES))
+        with pytest.raises(DsvError, match="made of given pictures .* may still show them; publish another"):
+            store.publish(artefact.encode(edited))
         assert store.list() == []
 
     @pytest.mark.parametrize("digest", ["0" * 64, "", "../../etc/passwd", "A" * 64])

@@ -11,11 +11,15 @@ from torch import Tensor
 from deploy.pages import words
 from deploy.pages.facts import ReleaseFacts
 from deploy.pages.pictures import Coding, encoded, fit, tile_px
+from dsv import DEAD_LEAVES
+from protos.settings import NOISE
 from server.frames import Frame
 
 MOST_IMAGES = 600
 MOST_CLASSES = 200
 _FEW = 10
+DRAWN = (NOISE, DEAD_LEAVES, "noise, the same for every label")
+"""Starts that show no picture of anybody's; any other is a folder's name."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,9 @@ def _facts(release: ReleaseFacts) -> str:
 
 def _notes(release: ReleaseFacts, coding: Coding, orders: list[Tensor], classes: int) -> list[str]:
     notes = []
+    start = release.support_set.provenance.start
+    if start not in DRAWN:
+        notes.append(f"These images grew from pictures of “{words.short(start)}” and may still show them.")
     shown, whole = sum(len(order) for order in orders), len(release.support_set)
     if classes > len(orders):
         notes.append(f"The first {len(orders)} of {classes} classes are shown.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deploy.result import ConfusionRow, Result, read_result
-from dsv import DsvError, SupportSet, class_sums
+from dsv import GIVEN_IMAGES, DsvError, SupportSet, class_sums
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.events import FILE_NAME as EVENTS_FILE
@@ -21,7 +21,7 @@ from server.frames import Frame, read_frames
 from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER, is_run, run_folder_of
 
 _Kind = TypeVar("_Kind")
-
+LEFT_OUT = "is not shown: it was made of given pictures (dsv edit) and may still show them."
 
 _ABSOLUTE = re.compile(r"(?<![\w./])/(?:[^\s,;:'\"]+/)*([^\s,;:'\"/]+)/?")
 
@@ -41,6 +41,11 @@ class ReleaseFacts:
     size_bytes: int
     support_set: SupportSet
     frames: list[Frame] = field(default_factory=list)
+
+    @property
+    def shows_given_pictures(self) -> bool:
+        """Whether it was edited from pictures that may be private: pages are shared, and leave its images out."""
+        return self.support_set.provenance.start == GIVEN_IMAGES
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -177,6 +182,9 @@ def _releases(run_dir: Path, places: set[Path], events: list[Event], missing: li
             release = read_release(path)
         except (DsvError, OSError):
             missing.append(f"Release {digest[:12]}… is not in the folder, or its file was altered.")
+            continue
+        if release.shows_given_pictures:
+            missing.append(f"Release {digest[:12]}… {LEFT_OUT}")
             continue
         frames = read_frames(run_dir, round(release.support_set.images_per_class))
         found.append(ReleaseFacts(release.digest, release.size_bytes, release.support_set, _fitting(frames, release)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.pages import words
-from deploy.pages.facts import ReleaseFacts, RunFacts, collect_run, read_release
+from deploy.pages.facts import LEFT_OUT, ReleaseFacts, RunFacts, collect_run, read_release
 from deploy.pages.headline import best_newcomer, newcomer_in_words
 from deploy.pages.provenance import options_of
 from deploy.result import Result
@@ -46,9 +46,9 @@ class Entry:
     Args:
         name: of the run's folder, or the digest's beginning.
         kind: ``run`` or ``release``.
-        release: the largest one; None where there is none.
+        release: the largest one; None where there is none, or none that a page may show.
         figures: (label, value), the same labels for every entry.
-        missing: what could not be read.
+        missing: what could not be read, or is not shown.
     """
 
     name: str
@@ -127,7 +127,10 @@ def _run_entry(path: Path) -> Entry:
 
 def _release_entry(path: Path) -> Entry:
     release = read_release(path)
-    return Entry(release.digest[:12], "release", release, _ordered(_of_release(release)))
+    name, figures = release.digest[:12], _ordered(_of_release(release))
+    if release.shows_given_pictures:
+        return Entry(name, "release", None, figures, [f"The release {LEFT_OUT}"])
+    return Entry(name, "release", release, figures)
 
 
 def _ordered(figures: dict[str, str]) -> list[tuple[str, str]]:
