@@ -84,6 +84,12 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
     result = strategy.start(grid, initial, num_rounds=settings.rounds - done, timeout=settings.round_timeout_s)
     if len(result.arrays) == 0 and not done:
         raise DsvError("no client returned usable weights in any round; the log names each reason")
+    if settings.synthesis_from == CLIENTS and not (run_dir / CLIENT_MODELS_FOLDER).is_dir():
+        # With a teacher the federation would pass for finished, and the same run would never come by its models.
+        raise DsvError(
+            "no client returned usable weights in the last round, which synthesis-from clients needs; mend what the "
+            f"log names and run it again in {run_dir}, where the other rounds are kept"
+        )
     save_checkpoint(run_dir / TEACHER_FILE, checkpoint)
     events.write(FederationDone(str(checkpoint.spec), time.perf_counter() - started))
     return checkpoint

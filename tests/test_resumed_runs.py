@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from in_process import InProcessGrid
 from test_federation import content, initial
 
@@ -16,7 +16,7 @@ from deploy.flower_nodes import SuperNode
 from dsv import DsvError, build_model
 from protos import allowlist
 from protos.checkpoint import Checkpoint, save_checkpoint
-from protos.settings import RunSettings
+from protos.settings import CLIENTS, RunSettings
 from server.app import main as server_main
 from server.events import Failed, RoundDone, read_events
 from server.resume import ResumedFedAvg, claimed, finished_teacher, keep_settings, round_path, rounds_done
@@ -82,6 +82,29 @@ def test_what_cannot_be_synthesised_is_refused_before_a_client_is_asked(tmp_path
     assert isinstance(event, Failed) and event.reason
     with claimed(tmp_path / "run", SETTINGS):
         pass  # the mended options may have the same folder
+
+
+def test_a_last_round_without_clients_models_is_run_again(tmp_path):
+    settings = RunSettings(
+        **{"architecture": "convnet:4", "rounds": 2, "synthesis_from": CLIENTS, "run_dir": str(tmp_path / "run")},
+        **{"images_per_class": "1", "iterations": 1, "views": "0", "min_train_nodes": 1, "min_available_nodes": 1},
+    )
+    context, rounds, well = Context(1, 1, {}, RecordDict(), dict(settings.to_run_config())), [], [True, False]
+
+    def client(message):
+        rounds.append(message.content.config_records[allowlist.CONFIG][allowlist.ROUND])
+        arrays = message.content.array_records[allowlist.ARRAYS]
+        metrics = MetricRecord({allowlist.EXAMPLES: 5, allowlist.LOSS: 1.0})
+        reply = {allowlist.ARRAYS: arrays, allowlist.METRICS: metrics}
+        return Message(RecordDict(reply if well.pop(0) else {}), reply_to=message)
+
+    with pytest.raises(DsvError, match="no client returned usable weights in the last round, .* run it again in .*run"):
+        server_main(InProcessGrid([client]), context)
+    assert finished_teacher(tmp_path / "run") is None and rounds == [1, 2]
+    well.append(True)
+    server_main(InProcessGrid([client]), context)
+    assert finished_teacher(tmp_path / "run") and rounds == [1, 2, 2]
+    assert len(list((tmp_path / "run" / "releases").glob("*.dsv"))) == 1
 
 
 def test_a_folder_in_which_a_run_is_at_work(tmp_path, monkeypatch):
