@@ -248,6 +248,8 @@ def _sign(store: Path, keys: Path) -> int:
     from server.catalogue import Catalogue
     from server.store import DirectoryStore
 
-    entries = Catalogue(DirectoryStore(store), max_release_bytes=MAX_SIZE_BYTES).list()
+    entries, unreadable = Catalogue(DirectoryStore(store), max_release_bytes=MAX_SIZE_BYTES).look()
+    if unreadable:  # signing the others alone would withdraw it
+        raise DsvError(f"release {min(unreadable)} in {store} cannot be read now; see to its rights or its disk")
     _publication(store, keys).update([entry.to_signed() for entry in reversed(entries)])
     return len(entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -36,6 +37,10 @@ def signed(tmp_path):
     return ("--store", tmp_path / "store", "--keys", tmp_path / "keys")
 
 
+def fails_to_read(store, digest):
+    raise OSError(errno.EIO, "Input/output error")
+
+
 def test_keys(store, tmp_path, support_set):
     made = dsv("keys", "init", *signed(tmp_path))
     assert made.exit_code == 0 and "hand every device this file: " in made.output
@@ -46,6 +51,9 @@ def test_keys(store, tmp_path, support_set):
     refused("is signed already; replace its keys with 'dsv keys rotate'", "keys", "init", *signed(tmp_path))
     store.publish(release_bytes(support_set, 1))
     assert dsv("keys", "sign", *signed(tmp_path)).output == "2 releases are signed\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DirectoryStore, "read", fails_to_read)
+        refused("cannot be read now; see to its rights or its disk", "keys", "sign", *signed(tmp_path))
     assert dsv("keys", "rotate", *signed(tmp_path), "--role", "timestamp", "--role", "root").exit_code == 0
     [offline] = (tmp_path / "keys").glob("root-*.pem")
     offline.rename(tmp_path / "safe")
