@@ -43,13 +43,34 @@ def test_compose_keeps_the_schema_of_its_specification(name):
     jsonschema.Draft7Validator(schema).validate(compose(name))
 
 
+def arguments_of(command: str | list[str], **variables: str) -> list[str]:
+    """A service's, as Compose makes them: variables first, then a text is split as a shell does."""
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{(\w+):-(.*?)\}", lambda found: variables.get(found[1], found[2]), text)
+
+    return shlex.split(filled(command)) if isinstance(command, str) else [filled(part) for part in command]
+
+
+def test_a_device_can_be_given_its_copy_of_the_backbone():
+    given = ["--backbone", "/data/backbone.safetensors"]
+    service = compose()["services"]["supernode"]
+    arguments = arguments_of(service["command"], FEDDSV_SUPERNODE_OPTIONS=shlex.join(given))
+    assert arguments[-2:] == given
+    parses(arguments)
+    [unit] = [path.read_text() for path in UNITS if "supernode" in path.name]
+    # Unbraced, systemd splits it into words, none where it is empty; and it must be known where no file sets it.
+    assert re.search(r"^ExecStart=.* \$FEDDSV_SUPERNODE_OPTIONS$", unit, re.M)
+    assert re.search("^Environment=FEDDSV_SUPERNODE_OPTIONS=$", unit, re.M)
+
+
 @pytest.mark.parametrize("name", sorted(compose()["services"]))
 def test_services_are_hardened_and_start_what_there_is(name):
     service = compose()["services"][name]
     assert service["user"] == "10001:10001" and service["read_only"] and service["cap_drop"] == ["ALL"]
     assert service["restart"] == ("unless-stopped" if name == "supernode" else "on-failure")
     assert service["mem_limit"] and service["pids_limit"]
-    parses([re.sub(r"\$\{\w+:-(.*?)\}", r"\1", part) for part in service["command"]])
+    parses(arguments_of(service["command"]))
     published = [entry.split(":")[0] for entry in service.get("ports", [])]
     assert "9092" not in published  # the SuperLink's own port, which asks nobody who they are
 
@@ -72,7 +93,7 @@ def test_units_start_what_there_is(path):
     text = path.read_text()
     [line] = re.findall(r"^ExecStart=(.*)$", text, re.M)
     line = line.replace("${FEDDSV_SERVER}", "server:9093").replace("${FEDDSV_DATA}", "/data")
-    executable, *arguments = shlex.split(line.replace("$FEDDSV_SERVE_OPTIONS", ""))
+    executable, *arguments = shlex.split(re.sub(r"\$FEDDSV_(SERVE|SUPERNODE)_OPTIONS$", "", line))
     assert executable == INSTALLED
     parses(arguments)
     assert re.search("^Restart=always$" if "supernode" in path.name else "^Restart=on-failure$", text, re.M)
