@@ -16,7 +16,7 @@ from dsv.compute import Compute
 from dsv.errors import DsvError
 from dsv.evaluation import predict
 from dsv.pixels import noise_pixels, to_uint8
-from dsv.start import Start
+from dsv.start import GIVEN_IMAGES, Start
 from dsv.support_set import SupportSet
 from dsv.synthesis import Progress, synthesize
 from dsv.synthesis_config import SynthesisConfig
@@ -118,7 +118,7 @@ def edit(
         replace(config, coarse_stages=1),
         seed=seed,
         labels=torch.full((len(images),), target),
-        start=Start("given images", images),
+        start=Start(GIVEN_IMAGES, images),
         teacher_architecture=teacher_architecture,
         compute=compute,
         on_iteration=on_iteration,

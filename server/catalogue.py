@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dsv import DsvError, SupportSet
+from dsv import GIVEN_IMAGES, DsvError, SupportSet
 from protos import artefact, release_pb2
 from protos.transport import MAX_LISTED_BYTES
 from server.metrics import log_event
@@ -77,7 +77,7 @@ class Catalogue:
 
         Raises:
             UnknownReleaseError: there is none of that digest.
-            UnusableReleaseError: its file was altered, or is too large.
+            UnusableReleaseError: its file was altered, is too large, or was made of given pictures.
             UnreadableReleaseError: its file cannot be read now.
         """
         found = self._stored(digest)
@@ -141,6 +141,8 @@ class Catalogue:
             support_set = None
         if support_set is None:
             return f"release {stored.digest} was altered in the store"
+        if support_set.provenance.start == GIVEN_IMAGES:
+            return f"release {stored.digest} was made of given pictures and may still show them; it is not served"
         entry = Entry(_manifest(stored, support_set), support_set.task.classes)
         if entry.manifest.ByteSize() > MAX_LISTED_BYTES:
             return f"the class names of release {stored.digest} are too long for a message"

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -9,7 +10,8 @@ from federation import plain, refusal, release_bytes, stub_of
 
 import server.catalogue
 import server.release_service
-from protos import release_pb2
+from dsv import GIVEN_IMAGES
+from protos import artefact, release_pb2
 from server.catalogue import Catalogue, UnreadableReleaseError, UnusableReleaseError
 from server.distribution import run_server
 from server.serve_options import ServeOptions
@@ -101,6 +103,18 @@ def test_a_release_that_no_message_can_describe_is_not_listed(digests, catalogue
     assert catalogue.list() == []
     with pytest.raises(UnusableReleaseError, match="class names of release .* are too long"):
         catalogue.get(digests[0])
+
+
+def test_a_set_of_given_pictures_that_was_copied_into_the_store_is_not_served(support_set, tmp_path):
+    edited = replace(support_set, provenance=replace(support_set.provenance, start=GIVEN_IMAGES))
+    content = artefact.encode(edited)
+    digest = artefact.digest(content)
+    (tmp_path / f"{digest}.dsv").write_bytes(content)
+    assert [stored.digest for stored in DirectoryStore(tmp_path).list()] == [digest]
+    catalogue = Catalogue(DirectoryStore(tmp_path), max_release_bytes=1 << 30)
+    assert catalogue.list() == []
+    with pytest.raises(UnusableReleaseError, match="was made of given pictures"):
+        catalogue.get(digest)
 
 
 def test_the_newest_are_listed_as_far_as_a_message_carries_them(store, digests, catalogue, monkeypatch):
