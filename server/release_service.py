@@ -42,7 +42,9 @@ class ReleaseService(release_pb2_grpc.ReleaseServiceServicer):
     async def ListReleases(
         self, request: release_pb2.ListReleasesRequest, context: Context
     ) -> release_pb2.ListReleasesResponse:
-        return release_pb2.ListReleasesResponse(releases=_that_fit(entry.release for entry in self._watcher.releases))
+        # The watcher's list may be a second old, which matters where it is empty: a newcomer would give up.
+        found = self._watcher.releases or (await self._catalogue.look_aside())[0]
+        return release_pb2.ListReleasesResponse(releases=_that_fit(entry.release for entry in found))
 
     async def GetReleaseManifest(
         self, request: release_pb2.GetReleaseManifestRequest, context: Context
