@@ -163,7 +163,7 @@ class Bench:
         said; of those that are not among the candidates: 0."""
         config = config or SelectionConfig(iterations=self.settings.selection_iterations)
         told = f"{self.settings.selection_images}-{config.iterations}-{config.distance}-{config.step}-{variant}"
-        path = self.cache / f"selection-{seed}-{model_digest(teacher.model)[:12]}-{told.replace(' ', '-')}.pt"
+        path = self.cache / f"selection-{seed}-{self.teacher_name(seed)}-{told.replace(' ', '-')}.pt"
         of_test = variant == "of test images"
         images = self.images.test if of_test else self.images.train
         labels = self.images.test_labels if of_test else self.images.train_labels

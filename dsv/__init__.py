@@ -38,7 +38,7 @@ from dsv.scale_invariance import scale_invariant_parameters, steered_by_cosine
 from dsv.selection import Selection, SelectionConfig, select
 from dsv.sheet import sheet
 from dsv.show import Picture, contact_sheet, ranked
-from dsv.start import GIVEN_IMAGES, Start
+from dsv.start import GIVEN_IMAGES, SHARED_NOISE, Start
 from dsv.stationarity_engine import Batch, StationarityEngine
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis import Progress, check_fits, synthesize
@@ -58,6 +58,7 @@ __all__ = [
     "POOLINGS",
     "PRECISIONS",
     "PRESETS",
+    "SHARED_NOISE",
     "VIEW_STEPS",
     "Anchors",
     "Augmentation",

@@ -16,7 +16,7 @@ from dsv.compute import Compute
 from dsv.errors import DsvError
 from dsv.evaluation import predict
 from dsv.pixels import noise_pixels, to_uint8
-from dsv.start import GIVEN_IMAGES, Start
+from dsv.start import GIVEN_IMAGES, SHARED_NOISE, Start
 from dsv.support_set import SupportSet
 from dsv.synthesis import Progress, synthesize
 from dsv.synthesis_config import SynthesisConfig
@@ -72,7 +72,7 @@ def interpolate(
         config,
         seed=seed,
         labels=labels,
-        start=Start("noise, the same for every label", _noise(task, config, seed).repeat(len(weights), 1, 1, 1)),
+        start=Start(SHARED_NOISE, _noise(task, config, seed).repeat(len(weights), 1, 1, 1)),
         teacher_architecture=teacher_architecture,
         compute=compute,
         on_iteration=on_iteration,

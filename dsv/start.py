@@ -8,6 +8,8 @@ from torch import Tensor
 
 GIVEN_IMAGES = "given images"
 """The start's name of a set that ``edit`` made of somebody's pictures: it may still show them."""
+SHARED_NOISE = "noise, the same for every label"
+"""That of ``interpolate``'s sets."""
 
 
 @dataclass(frozen=True)

@@ -169,3 +169,21 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 def interpolated(trained, task):
     config = SynthesisConfig(images_per_class=2, iterations=60)
     return interpolate(trained.model, task, config, between=(1, 7), weights=(0.0, 0.25, 0.5, 0.75, 1.0), seed=0)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Any:
+    """A signed store, and who signs it."""
+    from federation import Federation
+
+    return Federation(tmp_path)
+
+
+@pytest.fixture
+def served(federation: Any, content: bytes) -> Iterator[Any]:
+    """A device of the federation, whose server has one release."""
+    from server.distribution import run_server
+
+    federation.publish(content)
+    with run_server(federation.store) as address:
+        yield federation.device(address)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from client.download import list_releases
 from client.server_link import Server, Trust
 from protos import artefact, release_pb2, release_pb2_grpc
 from protos.transport import RELEASE_SUFFIX
@@ -139,6 +140,10 @@ def refusal(call):
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value.code()
+
+
+def digests(device):
+    return [release.digest for release in list_releases(device)]
 
 
 def plain(address):

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from federation import Federation, release_bytes
+from federation import Federation, digests, release_bytes
 from tuf.api.metadata import Metadata
 
-from client.download import list_releases
 from dsv import DsvError
 from protos import artefact
 from server.distribution import run_server
@@ -40,22 +39,6 @@ def faulty(monkeypatch):
             yield
 
     return broken
-
-
-@pytest.fixture
-def federation(tmp_path):
-    return Federation(tmp_path)
-
-
-@pytest.fixture
-def served(federation, content):
-    federation.publish(content)
-    with run_server(federation.store) as address:
-        yield federation.device(address)
-
-
-def digests(device):
-    return [release.digest for release in list_releases(device)]
 
 
 def take_away(federation, *roles):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
-from federation import Federation, impostor, release_bytes
+from federation import Federation, digests, impostor, release_bytes
 from tuf.api.metadata import Metadata
 
 from client.download import download, list_releases
@@ -20,22 +20,6 @@ from server.distribution import run_server
 from server.serve_options import ServeOptions
 from server.signed_releases import Lifetimes
 from server.signing_keys import SigningKeys
-
-
-@pytest.fixture
-def federation(tmp_path):
-    return Federation(tmp_path)
-
-
-@pytest.fixture
-def served(federation, content):
-    federation.publish(content)
-    with run_server(federation.store) as address:
-        yield federation.device(address)
-
-
-def digests(device):
-    return [release.digest for release in list_releases(device)]
 
 
 def test_a_device_gets_what_was_signed_and_nothing_else(federation, served, support_set):

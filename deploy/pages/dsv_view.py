@@ -11,14 +11,14 @@ from torch import Tensor
 from deploy.pages import words
 from deploy.pages.facts import ReleaseFacts
 from deploy.pages.pictures import Coding, encoded, fit, tile_px
-from dsv import DEAD_LEAVES
+from dsv import DEAD_LEAVES, SHARED_NOISE
 from protos.settings import NOISE
 from server.frames import Frame
 
 MOST_IMAGES = 600
 MOST_CLASSES = 200
 _FEW = 10
-DRAWN = (NOISE, DEAD_LEAVES, "noise, the same for every label")
+DRAWN = (NOISE, DEAD_LEAVES, SHARED_NOISE)
 """Starts that show no picture of anybody's; any other is a folder's name."""
 
 
