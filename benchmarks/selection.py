@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from benchmarks.synthesis import fresh_peak_bytes, peak_resident_bytes
-from dsv import Compute, ModelSpec, SelectionConfig, Task, build_model, from_uint8, rank_correlation, select
+from dsv import Compute, ModelSpec, Selection, SelectionConfig, Task, build_model, from_uint8, rank_correlation, select
 
 PAIRS = ((0, 6, 0.01), (4, 9, 0.001))
 """Two digits, and the C of libsvm."""
@@ -27,8 +27,9 @@ DIGITS = Task(1, 8, ("first", "second"), (0.3,), (0.4,), mirror=False)
 LARGE = Task(3, 32, tuple(str(label) for label in range(10)), (0.5,) * 3, (0.5,) * 3)
 
 
-def svm_row(first: int, second: int, regularisation: float) -> str:
-    """A line of the first table. Logits are four times the margin, so that the loss resembles the hinge."""
+def selected_of_svm(first: int, second: int, regularisation: float) -> tuple[Selection, SVC]:
+    """Multipliers of two digits' images by a linear model that is a support vector machine, and that machine. Logits
+    are four times the margin, so that the loss resembles the hinge."""
     data = load_digits()
     keep = numpy.isin(data.target, (first, second))
     images = torch.tensor(numpy.round(data.images[keep] * 255 / 16)).to(torch.uint8)[:, None]
@@ -42,14 +43,25 @@ def svm_row(first: int, second: int, regularisation: float) -> str:
         linear.weight.copy_(torch.stack([-2 * weight, 2 * weight]))
         linear.bias.copy_(torch.tensor([-2 * bias, 2 * bias]))
     config = SelectionConfig(stationary_parameters="1.weight")
-    found = select(model, lambda i: images[list(i)], labels, DIGITS, config)
-    dual = torch.zeros(len(labels))
+    load = lambda i: images[list(i)]  # noqa: E731
+    return select(model, load, labels, DIGITS, config, compute=Compute(micro_batch=50)), machine
+
+
+def svm_agreement(found: Selection, machine: SVC) -> tuple[float, float]:
+    """Of the k images with the largest lambda, the share of the machine's k support vectors; rank correlation of lambda
+    with its dual coefficients."""
+    dual = torch.zeros(len(found.labels))
     dual[machine.support_] = torch.tensor(numpy.abs(machine.dual_coef_[0])).float()
-    count = len(machine.support_)
-    largest = torch.argsort(found.multipliers, descending=True)[:count]
-    overlap = numpy.isin(largest.numpy(), machine.support_).mean()
-    correlation = rank_correlation(found.multipliers, dual)
-    return f"| {first}, {second} | {regularisation} | {len(labels)} | {count} | {overlap:.0%} | {correlation:.2f} |"
+    largest = torch.argsort(found.multipliers, descending=True)[: len(machine.support_)]
+    return float(numpy.isin(largest.numpy(), machine.support_).mean()), rank_correlation(found.multipliers, dual)
+
+
+def svm_row(first: int, second: int, regularisation: float) -> str:
+    """A line of the first table."""
+    found, machine = selected_of_svm(first, second, regularisation)
+    overlap, correlation = svm_agreement(found, machine)
+    counts = f"{len(found.labels)} | {len(machine.support_)}"
+    return f"| {first}, {second} | {regularisation} | {counts} | {overlap:.0%} | {correlation:.2f} |"
 
 
 def peak_growth_bytes(count: int) -> int:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from command_line import done, refused
 from sklearn.datasets import load_digits
-from sklearn.svm import SVC
 from torch import nn
 
+from benchmarks.selection import selected_of_svm, svm_agreement
 from dsv import (
     DISTANCES,
     Batch,
@@ -102,23 +102,11 @@ def test_selection_finds_stationary_multipliers_from_others(count, least, most):
 @pytest.mark.parametrize(("pair", "regularisation"), [((0, 6), 0.01), ((4, 9), 0.001)])
 def test_large_multipliers_are_the_support_vectors_of_a_linear_svm(pair, regularisation):
     """Stated: at least 80 % of the k images with the largest lambda are the k support vectors, rank correlation with
-    the dual coefficients at least 0.5. Logits are four times the margin, so that the loss resembles the hinge."""
-    images, labels = digits(*pair)
-    inputs = from_uint8(images, PAIR, dtype=torch.float32).flatten(1).numpy()
-    machine = SVC(kernel="linear", C=regularisation).fit(inputs, labels.numpy())
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    weight, bias = torch.tensor(machine.coef_[0]).float(), float(machine.intercept_[0])
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([-2 * weight, 2 * weight]))
-        model[1].bias.copy_(torch.tensor([-2 * bias, 2 * bias]))
-    config = SelectionConfig(stationary_parameters="1.weight")
-    found = select(model, lambda i: images[list(i)], labels, PAIR, config, compute=Compute(micro_batch=50))
-    coefficients = torch.zeros(len(labels))
-    coefficients[machine.support_] = torch.tensor(numpy.abs(machine.dual_coef_[0])).float()
-    count = len(machine.support_)
-    largest = set(torch.argsort(found.multipliers, descending=True)[:count].tolist())
-    assert len(largest & set(machine.support_.tolist())) / count >= 0.8
-    assert rank_correlation(found.multipliers, coefficients) >= 0.5
+    the dual coefficients at least 0.5."""
+    found, machine = selected_of_svm(*pair, regularisation)
+    overlap, correlation = svm_agreement(found, machine)
+    assert overlap >= 0.8
+    assert correlation >= 0.5
     assert found.distances[-1] < found.distances[0]
 
 
