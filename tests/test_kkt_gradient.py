@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tensor_memory import peak_tensor_bytes
 from torch import nn
 from torch.autograd.function import once_differentiable
 
@@ -145,6 +146,32 @@ class OnceDifferentiable(torch.autograd.Function):
     def backward(ctx, gradient):
         OnceDifferentiable.passes.append("backward")
         return gradient.clone()
+
+
+def test_memory_follows_the_micro_batch_and_not_the_number_of_candidates():
+    """From 20 to 200 candidates ours grows by what their own gradients take; the definition's grows about tenfold."""
+    model = copy.deepcopy(MODELS["convnet instance average"]).float().eval()
+    parameters, distance, view = chosen_parameters(model), DISTANCES["layer-cosine"], lambda x, first: x * 1.0
+    engine = StationarityEngine(model, parameters, distance, compute=Compute(micro_batch=10))
+
+    def peaks_bytes(count):
+        images, labels, multipliers = torch.randn(count, 3, 8, 8), torch.arange(count) % 3, torch.rand(count)
+        candidates = Candidates(images, labels, multipliers, count)
+        leaf, weights = images.clone().requires_grad_(), KktWeights(0.3, 0.2, 0.1, 0.0)
+
+        def definition():
+            options = {"parameters": parameters, "distance": distance, "weights": weights, "augment": lambda x: x}
+            torch.autograd.grad(deepkkt_loss(model, leaf, labels, multipliers, **options).total, leaf)
+
+        return (
+            peak_tensor_bytes(lambda: kkt_gradient(engine, candidates, [(1.0, view)], weights)),
+            peak_tensor_bytes(definition),
+        )
+
+    peaks_bytes(20)  # what is made with the first use
+    (ours, plain), (ours_of_ten_times, plain_of_ten_times) = peaks_bytes(20), peaks_bytes(200)
+    assert ours_of_ten_times - ours <= 180 * (3 * 8 * 8 + 1) * 4
+    assert plain_of_ten_times > 6 * plain and ours_of_ten_times < 2 * ours
 
 
 class Once(nn.Module):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from command_line import done, refused
 from sklearn.datasets import load_digits
+from tensor_memory import peak_tensor_bytes
 from torch import nn
 
 from benchmarks.selection import selected_of_svm, svm_agreement
@@ -143,6 +144,20 @@ def test_images_are_read_a_micro_batch_at_a_time_and_in_any_size_alike(teacher, 
     large = select(model, load, labels, task, config, compute=Compute(device, micro_batch=25))
     torch.testing.assert_close(small.multipliers, large.multipliers, rtol=1e-4, atol=1e-5)
     assert (small.multipliers >= 0).all() and len(small.distances) == 3
+
+
+def test_memory_is_three_numbers_an_image(teacher, task):
+    """Beside the micro-batch: label (int64), multiplier and slope (float32). No gradient of an image is stored."""
+
+    def peak_bytes(count):
+        labels = torch.arange(count) % 10
+        one_pass, compute = SelectionConfig(iterations=1), Compute(micro_batch=25)
+        load = lambda i: torch.zeros(len(i), 1, 8, 8, dtype=torch.uint8)  # noqa: E731
+        return peak_tensor_bytes(lambda: select(teacher.model, load, labels, task, one_pass, compute=compute))
+
+    peak_bytes(25)  # what is made with the first use
+    few, many = peak_bytes(50), peak_bytes(500)
+    assert many - few <= 450 * (8 + 4 + 4) < few / 20
 
 
 def test_coreset_and_sums_by_hand():
