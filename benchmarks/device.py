@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 import click
 import numpy
 from PIL import Image
+
+from benchmarks.machine import this_machine
 
 CASES = (
     ("convnet:64", "*", 32),
@@ -89,7 +90,7 @@ def main(threads: int, out: Path) -> None:
     """Measure all cases."""
     rows = [measure(*case, threads) for case in CASES]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": f"{platform.machine()}, {threads} threads", "rows": rows}, indent=1) + "\n")
+    out.write_text(json.dumps({"machine": this_machine(threads=threads), "rows": rows}, indent=1) + "\n")
     print("| model | trained | image | peak memory, MB | upload, kB | import and model, s | to the reply, s |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import socket
 import statistics
@@ -29,6 +28,7 @@ from threading import Barrier
 
 import click
 
+from benchmarks.machine import this_machine
 from client.download import download
 from protos import artefact
 from server.store import DirectoryStore
@@ -187,9 +187,8 @@ def main(newcomers: int, processes: int, size_mb: float, out: Path | None) -> No
         "share_of_plain_tcp": plain_s / seconds,
         "server_rss_bytes_idle": before["rss_bytes"],
         "server_rss_bytes_peak": after["peak_rss_bytes"],
-        "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
-        "machine": platform.machine(),
+        "machine": this_machine(),
     }
     text = json.dumps(result, indent=2) + "\n"
     click.echo(text, nl=False)

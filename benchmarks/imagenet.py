@@ -14,7 +14,6 @@ constants, and no statistics of the candidates enter, so that one image's gradie
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.machine import this_machine
 from deploy.latents import class_index
 from deploy.options import options_of
 from deploy.picture_folder import new_folder
@@ -112,12 +112,6 @@ def real_pictures(folder: Path, task: Task) -> tuple[list[Path], Tensor]:
     return chosen, torch.stack([read_picture(path, task) for path in chosen])
 
 
-def machine(device: str) -> dict[str, str | int]:
-    """Where the seconds were taken."""
-    card = torch.cuda.get_device_name(device) if device.startswith("cuda") else "none"
-    return {"cpu": platform.machine(), "threads": torch.get_num_threads(), "gpu": card, "torch": str(torch.__version__)}
-
-
 def edited(
     paths: list[Path], pictures: Tensor, targets: list[int], config: SynthesisConfig, **shared: Any
 ) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -167,7 +161,7 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
     write_picture(out / "sheet.jpg", sheet([noise.found.images, between.found.images, edits]))
     report = {
         "settings": {**asdict(config), **asdict(compute), "seed": settings.seed, "architecture": ARCHITECTURE},
-        "machine": machine(compute.device),
+        "machine": this_machine(compute.device),
         "sheet_rows": ["from noise", "interpolation", "picture, its edit, picture, its edit"],
         "from_noise": described(noise, []),
         "interpolation": {"weights": WEIGHTS, **described(between, labels[:2])},

@@ -12,7 +12,6 @@ server's own count. Writes docs/results/ledger.json and prints Markdown.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import click
 
+from benchmarks.machine import this_machine
 from deploy.deployed_ledger import NEWCOMERS, OPERATOR, DeployedLedger
 from deploy.device_folders import write_digit_folders
 from deploy.ledger import TRANSPORT
@@ -239,7 +239,7 @@ def of_measured(measured: Measured) -> dict[str, Any]:
 def main(models: str, how: str, out: Path) -> None:
     """Measure every model both ways."""
     content = json.loads(out.read_text()) if out.exists() else {"models": []}
-    content["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+    content["machine"] = this_machine()
     found = {row["model"]: row for row in content["models"]}
     for model in models.split(","):
         settings = replace(SETTINGS, architecture=model)

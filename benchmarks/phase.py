@@ -11,7 +11,6 @@ differences of the times at which rounds end; the first round is left out. Write
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.machine import this_machine
 from deploy.device_folders import digit_settings, write_digit_folders
 from deploy.local import LocalDeployment, LocalOptions, local_deployment
 from deploy.progress import display
@@ -136,7 +136,7 @@ def main(rounds: int, out: Path) -> None:
         "ratio": statistics.median(own) / statistics.median(reference),
         "ours_rounds_s": own,
         "numpy_only_rounds_s": reference,
-        "machine": platform.machine(),
+        "machine": this_machine(),
     }
     out.write_text(json.dumps(row, indent=1) + "\n")
     print(json.dumps(row, indent=1))

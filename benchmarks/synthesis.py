@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.machine import this_machine
 from dsv import (
     DISTANCES,
     Candidates,
@@ -226,7 +226,7 @@ def main(  # noqa: PLR0917
     """Measure; rows of an existing file with the same case, device, count, precision and compilation are replaced."""
     compute = Compute(device, micro_batch, precision, compiled)
     stored = json.loads(out.read_text()) if out.exists() else {"machines": {}, "rows": []}
-    kept, machines = stored["rows"], {**stored["machines"], device: _machine(device)}
+    kept, machines = stored["rows"], {**stored["machines"], device: this_machine(device)}
     for case in cases.split(","):
         for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
             row = asdict(measure(case, count, compute))
@@ -236,11 +236,6 @@ def main(  # noqa: PLR0917
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps({"machines": machines, "rows": kept}, indent=1) + "\n")
     print(markdown([Row(**row) for row in kept]))
-
-
-def _machine(device: str) -> str:
-    card = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
-    return f"{card}{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def markdown(rows: list[Row]) -> str:
