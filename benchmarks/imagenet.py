@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import this_machine
-from deploy.latents import class_index
+from deploy.class_names import class_indices
 from deploy.options import options_of
 from deploy.picture_folder import new_folder
 from deploy.plain_weights import load_plain, read_class_names
@@ -146,7 +146,7 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
     """Everything, in the order of the sheet's rows."""
     settings, config = RunSettings(**values), replace(PRESETS["imagenet"], iterations=iterations)
     task, compute = imagenet_task(images / "classes.txt"), settings.compute()
-    labels = [class_index(name.strip(), task) for name in classes.split(",")]
+    labels = class_indices(classes, task)
     if len(labels) < 2:
         raise DsvError(f"at least two classes are needed, got {classes!r}")
     paths, pictures = real_pictures(images, task)

@@ -97,14 +97,18 @@ def _simulate(settings: RunSettings, harness: HarnessSettings, out: Path, quiet:
     type=click.Path(path_type=Path),
     help="Folder of clients' models to satisfy instead of the teacher: client-models/ of a run's folder.",
 )
+@click.option("--classes", default="", help="Make DSVs of these alone: names or indices, A,B,...; of all if not.")
 @options_of(RunSettings, only=(*SYNTHESIS, "start", "image_encoding", "views"))
 @QUIET
-def synthesize(teacher: Path, store: Path, client_models: Path | None, quiet: bool, **values: Any) -> None:
+def synthesize(
+    *, teacher: Path, store: Path, client_models: Path | None, classes: str, quiet: bool, **values: Any
+) -> None:
     """Synthesise releases from a trained model's file and publish them into a store.
 
     A run that was killed goes on where it was when the same command is given again. Under torchrun, every process
     takes its share of the DSVs.
     """
+    from deploy.class_names import class_indices
     from deploy.progress import display, show_event
     from protos.checkpoint import load_checkpoint
     from server.store import DirectoryStore
@@ -119,6 +123,7 @@ def synthesize(teacher: Path, store: Path, client_models: Path | None, quiet: bo
             on_event=lambda event: show_event(event, shown),
             ranks=ranks,
             client_models=client_models,
+            classes=sorted(class_indices(classes, checkpoint.task)) if classes else None,
         )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from deploy.class_names import class_index, class_indices
 from deploy.console import table_console
 from deploy.picture_folder import new_folder
 from deploy.progress import Display
@@ -48,14 +49,14 @@ def run_interpolation(
         weights: shares of the second one, separated by commas.
 
     Raises:
-        DsvError: as ``load_checkpoint``, ``class_index``, ``interpolate`` and ``new_folder``.
+        DsvError: as ``load_checkpoint``, ``class_indices``, ``interpolate`` and ``new_folder``.
     """
     checkpoint, [count] = load_checkpoint(teacher), settings.releases
     task, deltas = checkpoint.task, _numbers(weights, "weights")
-    names = [name.strip() for name in pair.split(",")]
-    if len(names) != 2:
+    between = class_indices(pair, task)
+    if len(between) != 2:
         raise DsvError(f"two classes are needed, separated by a comma, got {pair!r}")
-    first, second = (class_index(name, task) for name in names)
+    first, second = between
     config = settings.synthesis(count)
     new_folder(out)
     found = interpolate(
@@ -169,21 +170,6 @@ def run_mix(
         table.add_row(f"{part:g}", f"{mean:.1%}", f"{float(kept):.1%}", f"{taken} of {len(paths)}")
     _print(table, out)
     return seen
-
-
-def class_index(text: str, task: Task) -> int:
-    """The class that ``text`` names, or else counts from 0.
-
-    Raises:
-        DsvError: neither a name nor an index of the task's.
-    """
-    if text in task.class_names:
-        return task.class_names.index(text)
-    if text.isdecimal() and int(text) < task.classes:
-        return int(text)
-    raise DsvError(
-        f"there is no class {text!r}; give 0 to {task.classes - 1} or a name such as {', '.join(task.class_names[:3])}"
-    )
 
 
 def _strongest(support_set: SupportSet, wanted: str, release: Path) -> int:

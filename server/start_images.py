@@ -22,6 +22,7 @@ def starts_of(
     *,
     seed: int,
     label: Callable[[Tensor], Tensor],
+    classes: Sequence[int] | None = None,
     on_drawn: Callable[[int, int], None] | None = None,
 ) -> dict[int, Start | None]:
     """What the synthesis of each release starts from, by its number of images per class; None is noise.
@@ -32,6 +33,7 @@ def starts_of(
             sizes that were not measured.
         seed: of the dead leaves.
         label: the teacher's probabilities, by which dead leaves are chosen.
+        classes: that the releases are of; all of the task when None.
         on_drawn: see ``dead_leaves_start``.
 
     Raises:
@@ -45,11 +47,11 @@ def starts_of(
         name = Path(choice).resolve().name  # a release tells no path
         if not is_folder(name) or name in ("", GIVEN_IMAGES):  # nor does a folder pass for what was drawn, or edited
             name = f"folder {name}"
-        return {count: Start(name, load_start(choice, task, count)) for count in releases}
+        return {count: Start(name, load_start(choice, task, count, classes)) for count in releases}
     # Drawn once: a smaller release starts from the surest of the largest one's.
     drawn = dead_leaves_start(label, task, max(releases), seed=seed, on_drawn=on_drawn)
     images = drawn.images.view(task.classes, max(releases), *task.image_shape)
-    return {count: Start(drawn.name, images[:, :count].flatten(0, 1)) for count in releases}
+    return {count: Start(drawn.name, images[list(_all(classes, task)), :count].flatten(0, 1)) for count in releases}
 
 
 def shows_photographs(task: Task) -> bool:
@@ -68,8 +70,8 @@ def check_start(choice: str, task: Task, images_per_class: int) -> None:
         load_start(choice, task, images_per_class)
 
 
-def load_start(folder: str, task: Task, images_per_class: int) -> Tensor:
-    """Images for every class, (classes * images_per_class, C, H, W) uint8, sorted by class.
+def load_start(folder: str, task: Task, images_per_class: int, classes: Sequence[int] | None = None) -> Tensor:
+    """Images for each of ``classes`` (all when None) in turn, (len(classes) * images_per_class, C, H, W) uint8.
 
     A folder with one sub-folder per class gives each class its own images. Any other folder is a pool, from which the
     images are dealt in order of their paths: what a picture shows does not matter (the paper's zero-shot setting).
@@ -80,9 +82,14 @@ def load_start(folder: str, task: Task, images_per_class: int) -> Tensor:
     root = Path(folder)
     if not root.is_dir():
         raise DsvError(f"start folder {folder} does not exist; name a folder of images, or auto, noise or dead-leaves")
-    if all((root / name).is_dir() for name in task.class_names):
-        return torch.cat([_first(root / name, images_per_class, task) for name in task.class_names])
-    return _first(root, images_per_class * task.classes, task)
+    own = [root / task.class_names[index] for index in _all(classes, task)]
+    if all(folder.is_dir() for folder in own):
+        return torch.cat([_first(folder, images_per_class, task) for folder in own])
+    return _first(root, images_per_class * len(own), task)
+
+
+def _all(classes: Sequence[int] | None, task: Task) -> Sequence[int]:
+    return range(task.classes) if classes is None else classes
 
 
 def _first(folder: Path, count: int, task: Task) -> Tensor:

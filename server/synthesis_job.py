@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dsv import (
@@ -48,6 +49,7 @@ def publish_releases(
     on_event: Callable[[Told], None],
     ranks: Ranks | None = None,
     client_models: Path | None = None,
+    classes: Sequence[int] | None = None,
     run_dir: Path | None = None,
 ) -> None:
     """Synthesise every DSV set that ``settings`` ask for from ``teacher`` and publish each as soon as it is made.
@@ -59,6 +61,7 @@ def publish_releases(
         ranks: processes that share the synthesis; the first one publishes.
         client_models: folder of the clients' own models, whose end points the DSVs shall satisfy and whose ensemble
             gives the labels; the teacher's end point and its labels when None.
+        classes: that DSVs are made of, each once; all of the task when None.
         run_dir: folder of the run, which takes a few frames of every synthesis for its report.
 
     Raises:
@@ -70,7 +73,7 @@ def publish_releases(
     compute.place(teacher.model)
     clients = usable(load_client_models(client_models, teacher)) if client_models else []
     labeller = Labeller.of(teacher, clients, compute.device)
-    job = _Job(teacher, settings, _anchors(clients, labeller.model), labeller, ranks, tell, run_dir)
+    job = _Job(teacher, settings, _anchors(clients, labeller.model), labeller, ranks, tell, classes, run_dir)
     ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
     plan = plan_of(settings.views, teacher.task, settings.seed)
     starts = starts_of(
@@ -79,6 +82,7 @@ def publish_releases(
         settings.releases,
         seed=settings.seed,
         label=labeller.probabilities,
+        classes=classes,
         on_drawn=lambda done, total: tell(LeavesDrawn(done, total)),
     )
     names = {count: job.name(count, starts[count]) for count in settings.releases}
@@ -115,6 +119,7 @@ class _Job:
     labeller: Labeller
     ranks: Ranks
     tell: Callable[[Told], None]
+    classes: Sequence[int] | None
     run_dir: Path | None
 
     @cached_property
@@ -130,6 +135,7 @@ class _Job:
         decided = [asdict(settings.synthesis(count)), settings.seed, settings.views, settings.image_encoding]
         decided += [asdict(self.teacher.task), str(self.teacher.spec), start.name if start else NOISE]
         decided += [asdict(settings.compute()), self._digests, self.ranks.count]
+        decided += [] if self.classes is None else [list(self.classes)]
         digest.update(json.dumps(decided).encode())
         return f"{count}-per-class-{digest.hexdigest()[:16]}"
 
@@ -137,11 +143,13 @@ class _Job:
         """The DSV set of ``count`` images a class."""
         teacher, settings = self.teacher, self.settings
         config = settings.synthesis(count)
+        labels = None if self.classes is None else torch.tensor(self.classes).repeat_interleave(count)
         return synthesize(
             teacher.model,
             teacher.task,
             config,
             seed=settings.seed,
+            labels=labels,
             start=start,
             anchors=self.anchors,
             label=self.labeller.probabilities,

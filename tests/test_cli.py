@@ -6,7 +6,7 @@ import socket
 
 import pytest
 import torch
-from command_line import dsv, refused
+from command_line import done, dsv, refused
 from PIL import Image
 
 from deploy.cli import cli
@@ -77,11 +77,11 @@ def test_synthesize_then_inspect_then_export(teacher, tmp_path):
     save_checkpoint(tmp_path / "t.safetensors", teacher)
     store = tmp_path / "store"
     common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", store)
-    done = dsv(*common, "--images-per-class", "1,2", "--iterations", 2, "--quiet")
-    assert done.exit_code == 0, done.output
-    assert "synthesis 2/class 2/2" in done.output and "stationarity" in done.output
+    ended = dsv(*common, "--images-per-class", "1,2", "--iterations", 2, "--quiet")
+    assert ended.exit_code == 0, ended.output
+    assert "synthesis 2/class 2/2" in ended.output and "stationarity" in ended.output
     paths = sorted(store.glob("*.dsv"), key=lambda p: p.stat().st_size)
-    assert len(paths) == 2 and all(p.stem in done.output for p in paths)
+    assert len(paths) == 2 and all(p.stem in ended.output for p in paths)
     shown = dsv("inspect", paths[1]).output
     for wanted in (paths[1].stem, "20 of 1 x 8 x 8", "convnet:8", "noise, seed 0", "layer-cosine", "sum of lambda"):
         assert wanted in shown
@@ -101,19 +101,50 @@ def test_synthesis_may_start_from_pictures(teacher, tmp_path):
     refused("has 0 images, 10 are needed", *options)
     for number in range(10):
         Image.new("RGB", (12, 20), (number * 20, 0, 0)).save(folder / f"{number}.png")
-    done = dsv(*options)
-    assert done.exit_code == 0, done.output
+    ended = dsv(*options)
+    assert ended.exit_code == 0, ended.output
     [path] = (tmp_path / "s").glob("*.dsv")
     assert artefact.load(path).provenance.start == "public"
     refused("start folder nowhere does not exist", *common, "--start", "nowhere")
+
+
+def test_synthesis_of_some_classes(teacher, tmp_path):
+    """Of a teacher of a thousand classes nobody wants a thousand images to see ten."""
+    save_checkpoint(tmp_path / "t.safetensors", teacher)
+    common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", tmp_path / "s", "--iterations", 2)
+    options = (*common, "--images-per-class", 2)
+    done(*options, "--classes", "7,3")
+    [path] = (tmp_path / "s").glob("*.dsv")
+    assert artefact.load(path).labels.tolist() == [3, 3, 7, 7]
+    assert path.stem in done(*options, "--classes", "3, 7"), "the order does not matter"
+    done(*options, "--classes", "3,8")
+    done(*options)
+    assert len(list((tmp_path / "s").glob("*.dsv"))) == 3
+    assert "4 of 1 x 8 x 8" in done("inspect", path)
+    assert "4 images" in done("export", path, tmp_path / "pictures")
+    folders = sorted(folder.name for folder in (tmp_path / "pictures" / "images").iterdir())
+    assert folders == ["0003_3", "0007_7"]
+    with run_server(DirectoryStore(tmp_path / "s")) as address:
+        done("bootstrap", "--server", address, "--release", path.stem, "--newcomer-steps", 2, "--quiet")
+    refused("there is no class '10'; give 0 to 9", *options, "--classes", "3,10")
+    refused("'3' was given twice", *options, "--classes", "3,3")
+
+    folder = tmp_path / "public"
+    for name in ("3", "7"):
+        (folder / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 30 * int(name)).save(folder / name / "a.png")
+    begun = (*common, "--images-per-class", 1, "--start", folder, "--image-step", 1e-9, "--image-encoding", "raw")
+    done(*begun, "--classes", "3,7")
+    [path] = (p for p in (tmp_path / "s").glob("*.dsv") if artefact.load(p).provenance.start == "public")
+    assert artefact.load(path).images.flatten(1).float().mean(1).tolist() == [90, 210]
 
 
 def test_synthesis_may_start_from_dead_leaves(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr("dsv.dead_leaves.POOL", 0)
     save_checkpoint(tmp_path / "t.safetensors", teacher)
     common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", tmp_path / "s", "--iterations", 1)
-    done = dsv(*common, "--images-per-class", 1, "--start", "dead-leaves")
-    assert done.exit_code == 0, done.output
+    ended = dsv(*common, "--images-per-class", 1, "--start", "dead-leaves")
+    assert ended.exit_code == 0, ended.output
     [path] = (tmp_path / "s").glob("*.dsv")
     assert artefact.load(path).provenance.start == "dead-leaves"
 
@@ -122,8 +153,8 @@ def test_labelled_views_from_synthesis_to_newcomer(teacher, tmp_path):
     save_checkpoint(tmp_path / "t.safetensors", teacher)
     store = tmp_path / "store"
     common = ("synthesize", "--teacher", tmp_path / "t.safetensors", "--store", store, "--images-per-class", 1)
-    done = dsv(*common, "--iterations", 1, "--views", 40, "--quiet")
-    assert done.exit_code == 0 and "views 1/class 40/40" in done.output, done.output
+    ended = dsv(*common, "--iterations", 1, "--views", 40, "--quiet")
+    assert ended.exit_code == 0 and "views 1/class 40/40" in ended.output, ended.output
     [path] = store.glob("*.dsv")
     assert artefact.load(path).label_kinds == ("hard", "soft", "view")
     assert "teacher's logits for 40 views" in dsv("inspect", path).output
@@ -194,9 +225,9 @@ def test_bootstrap(content, tmp_path):
         name = store.publish(content)
         common = ("bootstrap", "--server", address, "--newcomer-steps", 2, "--quiet")
         kept = ("--save-release", tmp_path / "r.dsv", "--save-model", tmp_path / "m.safetensors")
-        done = dsv(*common, "--architecture", "resnet18:8", "--data", "digits", *kept)
-        assert done.exit_code == 0, done.output
-        assert f"downloaded {name}: 20 images" in done.output and "test accuracy on digits" in done.output
+        ended = dsv(*common, "--architecture", "resnet18:8", "--data", "digits", *kept)
+        assert ended.exit_code == 0, ended.output
+        assert f"downloaded {name}: 20 images" in ended.output and "test accuracy on digits" in ended.output
         assert (tmp_path / "r.dsv").read_bytes() == content
         assert load_checkpoint(tmp_path / "m.safetensors").spec.architecture == "resnet18"
         refused("has no release abc", *common, "--release", "abc")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from command_line import done, dsv
 
+from deploy.class_names import class_index, class_indices
 from deploy.cli import cli
-from deploy.latents import class_index
 from deploy.picture_folder import new_folder
 from dsv import DsvError, read_picture, sheet, write_picture
 from protos import artefact
@@ -23,6 +23,10 @@ def test_classes_by_name_and_by_index(task):
     for text in ("10", "-1", "", "z", "1.0"):
         with pytest.raises(DsvError, match="give 0 to 9 or a name such as 7, a, b"):
             class_index(text, named)
+    assert class_indices("b, 9 ,7", named) == [2, 9, 0]
+    for text, message in (("a,1", "'a' was given twice in 'a,1'"), ("a,", "there is no class ''")):
+        with pytest.raises(DsvError, match=message):
+            class_indices(text, named)
 
 
 def test_a_sheet_puts_every_image_where_it_belongs():
