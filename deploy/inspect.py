@@ -10,7 +10,7 @@ from rich.text import Text
 from deploy.console import table_console
 from deploy.report import format_bytes
 from deploy.terminal import print_pictures
-from dsv import DsvError, SupportSet
+from dsv import DsvError, SupportSet, ranked
 from protos import artefact
 
 
@@ -42,6 +42,8 @@ def print_release(path: Path, *, pictures: bool | None = None) -> None:
     for name, value in facts.items():
         console.print(f"  {name + ':':<15}{value}", soft_wrap=True, markup=False)
     console.print(_class_table(support_set))
+    if bare := task.classes - len(set(support_set.labels.tolist())):
+        console.print(f"  no image of {bare} more class{'' if bare == 1 else 'es'}")
     if console.is_terminal if pictures is None else pictures:
         print_pictures(support_set, console)
 
@@ -57,12 +59,11 @@ def _labels_of(support_set: SupportSet) -> str:
 
 def _class_table(support_set: SupportSet) -> Table:
     table = Table("class", "images", "sum of lambda", "lambda = 0", "teacher's confidence")
-    for label, name in enumerate(support_set.task.class_names):
-        own = support_set.labels == label
+    for label, own in ranked(support_set):
         multipliers, confidence = support_set.multipliers[own], support_set.soft_labels[own, label]
-        mean = f"{float(confidence.mean()):.1%}" if len(confidence) else "-"
-        zero = int((multipliers == 0).sum())
-        table.add_row(Text(name), str(int(own.sum())), f"{float(multipliers.sum()):.3f}", str(zero), mean)
+        name, zero = support_set.task.class_names[label], int((multipliers == 0).sum())
+        numbers = f"{float(multipliers.sum()):.3f}", str(zero), f"{float(confidence.mean()):.1%}"
+        table.add_row(Text(name), str(len(own)), *numbers)
     return table
 
 

@@ -120,7 +120,8 @@ def test_synthesis_of_some_classes(teacher, tmp_path):
     done(*options, "--classes", "3,8")
     done(*options)
     assert len(list((tmp_path / "s").glob("*.dsv"))) == 3
-    assert "4 of 1 x 8 x 8" in done("inspect", path)
+    shown = done("inspect", path)
+    assert "4 of 1 x 8 x 8" in shown and "no image of 8 more classes" in shown
     assert "4 images" in done("export", path, tmp_path / "pictures")
     folders = sorted(folder.name for folder in (tmp_path / "pictures" / "images").iterdir())
     assert folders == ["0003_3", "0007_7"]
