@@ -155,18 +155,26 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
     shared = {"model": model, "task": task, "seed": settings.seed, "compute": compute}
     shared["teacher_architecture"] = ARCHITECTURE
     noise = timed("from noise", synthesize, config, labels=torch.tensor(labels), **shared)
-    pair = (labels[0], labels[1])
-    between = timed("interpolation", interpolate, config, between=pair, weights=WEIGHTS, **shared)
-    edits, told = edited(paths, pictures, labels[:EDITS], config, **shared)
-    write_picture(out / "sheet.jpg", sheet([noise.found.images, between.found.images, edits]))
-    report = {
+    report: dict[str, Any] = {
         "settings": {**asdict(config), **asdict(compute), "seed": settings.seed, "architecture": ARCHITECTURE},
         "machine": this_machine(compute.device),
         "sheet_rows": ["from noise", "interpolation", "picture, its edit, picture, its edit"],
         "from_noise": described(noise, []),
-        "interpolation": {"weights": WEIGHTS, **described(between, labels[:2])},
-        "edits": told,
     }
+    rows = [noise.found.images]
+    write(out, rows, report)  # after each, for it may take hours
+    pair = (labels[0], labels[1])
+    between = timed("interpolation", interpolate, config, between=pair, weights=WEIGHTS, **shared)
+    report["interpolation"] = {"weights": WEIGHTS, **described(between, labels[:2])}
+    rows.append(between.found.images)
+    write(out, rows, report)
+    images, report["edits"] = edited(paths, pictures, labels[:EDITS], config, **shared)
+    write(out, [*rows, images], report)
+
+
+def write(out: Path, rows: list[Tensor], report: dict[str, Any]) -> None:
+    """The sheet of ``rows``, (n, C, H, W) uint8 each, and the figures."""
+    write_picture(out / "sheet.jpg", sheet(rows))
     (out / "imagenet.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -103,10 +103,10 @@ PRESETS: dict[str, SynthesisConfig] = {
     "imagenet": SynthesisConfig(
         images_per_class=1,
         iterations=1000,
-        image_step=0.02,
+        image_step=0.05,
         primal_weight=1.0,
-        total_variation_weight=0.1,
-        coarse_stages=3,
+        total_variation_weight=1.0,
+        coarse_stages=5,
         cutout=0.15,
         noise=0.01,
     ),
