@@ -168,8 +168,8 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
     report["interpolation"] = {"weights": WEIGHTS, **described(between, labels[:2])}
     rows.append(between.found.images)
     write(out, rows, report)
-    images, report["edits"] = edited(paths, pictures, labels[:EDITS], config, **shared)
-    write(out, [*rows, images], report)
+    turned, report["edits"] = edited(paths, pictures, labels[:EDITS], config, **shared)
+    write(out, [*rows, turned], report)
 
 
 def write(out: Path, rows: list[Tensor], report: dict[str, Any]) -> None:
