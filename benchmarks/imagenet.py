@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import this_machine
-from deploy.class_names import class_indices
+from deploy.arguments import class_indices
 from deploy.options import options_of
 from deploy.picture_folder import new_folder
 from deploy.plain_weights import load_plain, read_class_names

@@ -108,7 +108,7 @@ def synthesize(
     A run that was killed goes on where it was when the same command is given again. Under torchrun, every process
     takes its share of the DSVs.
     """
-    from deploy.class_names import class_indices
+    from deploy.arguments import class_indices
     from deploy.progress import display, show_event
     from protos.checkpoint import load_checkpoint
     from server.store import DirectoryStore

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dsv import DsvError, Task
+from dsv import Task
 
 
 @click.command()
@@ -33,17 +33,11 @@ def wrap(
 
     Nothing is trained: the file gets what the other commands need beside the weights.
     """
+    from deploy.arguments import numbers
     from deploy.plain_weights import read_class_names
     from deploy.plain_weights import wrap as write
 
-    means, deviations = _per_channel(mean, "mean"), _per_channel(std, "std")
+    means, deviations = (tuple(numbers(text, name, ", one a channel")) for text, name in ((mean, "mean"), (std, "std")))
     task = Task(len(means), image_size, read_class_names(class_names), means, deviations, mirror=mirror)
     written = write(weights, task, architecture, out)
     click.echo(f"{out}: {written.spec}, {task.classes} classes, images of {image_size} px; give it as --teacher")
-
-
-def _per_channel(text: str, name: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise DsvError(f"{name} must be numbers separated by commas, one a channel, got {text!r}") from None

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from deploy.class_names import class_index, class_indices
+from deploy.arguments import class_index, class_indices, numbers
 from deploy.console import table_console
 from deploy.picture_folder import new_folder
 from deploy.progress import Display
@@ -52,7 +52,7 @@ def run_interpolation(
         DsvError: as ``load_checkpoint``, ``class_indices``, ``interpolate`` and ``new_folder``.
     """
     checkpoint, [count] = load_checkpoint(teacher), settings.releases
-    task, deltas = checkpoint.task, _numbers(weights, "weights")
+    task, deltas = checkpoint.task, numbers(weights, "weights")
     between = class_indices(pair, task)
     if len(between) != 2:
         raise DsvError(f"two classes are needed, separated by a comma, got {pair!r}")
@@ -147,7 +147,7 @@ def run_mix(
             another task, a class that it has no DSV of, a picture that cannot be read.
     """
     checkpoint, support_set, compute = load_checkpoint(teacher), artefact.load(release), settings.compute()
-    task, parts = checkpoint.task, _numbers(shares, "shares")
+    task, parts = checkpoint.task, numbers(shares, "shares")
     if support_set.task != task:
         raise DsvError(f"{release} was not made for the task of {teacher}; name a release of this teacher")
     chosen = _strongest(support_set, wanted, release)
@@ -180,13 +180,6 @@ def _strongest(support_set: SupportSet, wanted: str, release: Path) -> int:
     if not bool(eligible.any()):
         raise DsvError(f"{release} holds no DSV of class {wanted!r}; choose another class")
     return int(torch.where(eligible, support_set.multipliers, -1.0).argmax())
-
-
-def _numbers(text: str, name: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise DsvError(f"{name} must be numbers separated by commas, got {text!r}") from None
 
 
 def _pictures(path: Path, task: Task) -> tuple[list[Path], Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import done, dsv
 
-from deploy.class_names import class_index, class_indices
+from deploy.arguments import class_index, class_indices
 from deploy.cli import cli
 from deploy.picture_folder import new_folder
 from dsv import DsvError, read_picture, sheet, write_picture

@@ -1,4 +1,4 @@
-"""Classes as a user gives them on the command line: by name, or by index."""
+"""Lists and classes as a user writes them on the command line."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def class_indices(text: str, task: Task) -> list[int]:
         if found.count(index) > 1:
             raise DsvError(f"the class {task.class_names[index]!r} was given twice in {text!r}; give it once")
     return found
+
+
+def numbers(text: str, name: str, note: str = "") -> list[float]:
+    """Those that ``text`` holds, separated by commas.
+
+    Raises:
+        DsvError: something else; it calls them ``name`` and says ``note`` of how many.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DsvError(f"{name} must be numbers separated by commas{note}, got {text!r}") from None
