@@ -165,6 +165,8 @@ def watch(server: Any, state: Path | None, folder: Path, count: int) -> None:
     """Fetch every release into a folder, and each new one as it is published; prints the files' names."""
     from deploy.newcomer import watch_releases
 
+    if state and not server.trust:
+        raise DsvError("--state keeps what --trust must remember; give the federation's root.json too, or leave it out")
     watch_releases(server, folder, count, click.echo, partial(click.echo, err=True))
 
 

@@ -139,6 +139,12 @@ def test_devices_that_are_told_what_is_missing(message, arguments, tmp_path):
     refused(message, "watch", "--folder", tmp_path / "got", *arguments)
 
 
+def test_watch_refuses_a_state_that_nothing_is_kept_in(tmp_path):
+    options = ("watch", "--server", "127.0.0.1:1", "--folder", tmp_path / "got", "--state", tmp_path / "state")
+    refused("--state keeps what --trust must remember", *options)
+    assert not (tmp_path / "got").exists()
+
+
 def test_bootstrap_with_trust_keeps_what_it_fetched(tmp_path, support_set):
     federation = Federation(tmp_path)
     content = release_bytes(support_set)
