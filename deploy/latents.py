@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deploy.arguments import class_index, class_indices, numbers
 from deploy.console import table_console
-from deploy.picture_folder import new_folder
+from deploy.picture_folder import new_folder, state_in
 from deploy.progress import Display
 from dsv import (
     DsvError,
@@ -43,6 +43,8 @@ def run_interpolation(
 ) -> SupportSet:
     """Write ``interpolation.dsv``, every image and a strip (left to right: the weights) into ``out``; print a table.
 
+    What was killed goes on when it is called again: its state lies in ``out``.
+
     Args:
         settings: of the synthesis; ``images_per_class`` is one number, the images of every weight.
         pair: two classes, names or indices, separated by a comma.
@@ -57,7 +59,7 @@ def run_interpolation(
     if len(between) != 2:
         raise DsvError(f"two classes are needed, separated by a comma, got {pair!r}")
     first, second = between
-    config = settings.synthesis(count)
+    config, state = settings.synthesis(count), state_in(out)
     new_folder(out)
     found = interpolate(
         checkpoint.model,
@@ -68,6 +70,7 @@ def run_interpolation(
         seed=settings.seed,
         teacher_architecture=str(checkpoint.spec),
         compute=settings.compute(),
+        checkpointing=state,
         on_iteration=_reporter("interpolation", config.iterations, shown),
     )
     artefact.save(found, out / "interpolation.dsv")
@@ -81,6 +84,7 @@ def run_interpolation(
         best = Text(task.class_names[int(mean.argmax())])
         table.add_row(f"{delta:g}", f"{float(mean[first]):.1%}", f"{float(mean[second]):.1%}", best)
     _print(table, out)
+    state.clear()
     return found
 
 
@@ -88,6 +92,8 @@ def run_edit(
     teacher: Path, settings: RunSettings, *, images: Path, target: str, out: Path, shown: Display
 ) -> SupportSet:
     """Write ``edit.dsv``, every edited image and a strip (above: before, below: after) into ``out``; print a table.
+
+    What was killed goes on when it is called again: its state lies in ``out``, for its user alone.
 
     Args:
         settings: of the synthesis.
@@ -99,7 +105,7 @@ def run_edit(
     """
     checkpoint, compute = load_checkpoint(teacher), settings.compute()
     task, config = checkpoint.task, settings.synthesis(settings.releases[0])
-    label = class_index(target, task)
+    label, state = class_index(target, task), state_in(out)
     paths, before = _pictures(images, task)
     new_folder(out)
     seen = predict(compute.place(checkpoint.model), before, task, device=compute.device)
@@ -112,6 +118,7 @@ def run_edit(
         seed=settings.seed,
         teacher_architecture=str(checkpoint.spec),
         compute=compute,
+        checkpointing=state,
         on_iteration=_reporter("edit", config.iterations, shown),
     )
     artefact.save(found, out / "edit.dsv")
@@ -124,6 +131,7 @@ def run_edit(
         shares = (old[own], new[own], old[label], new[label])
         table.add_row(Text(path.name), Text(task.class_names[own]), *(f"{float(share):.1%}" for share in shares))
     _print(table, out)
+    state.clear()
     return found
 
 

@@ -16,6 +16,7 @@ from dsv.compute import Compute
 from dsv.errors import DsvError
 from dsv.evaluation import predict
 from dsv.pixels import noise_pixels, to_uint8
+from dsv.resume import Checkpointing
 from dsv.start import GIVEN_IMAGES, SHARED_NOISE, Start
 from dsv.support_set import SupportSet
 from dsv.synthesis import Progress, synthesize
@@ -33,6 +34,7 @@ def interpolate(
     seed: int,
     teacher_architecture: str = "",
     compute: Compute | None = None,
+    checkpointing: Checkpointing | None = None,
     on_iteration: Progress | None = None,
 ) -> SupportSet:
     """Images between two classes: DSVs of the labels (1 - delta) y_a + delta y_b.
@@ -49,6 +51,7 @@ def interpolate(
         seed: of the noise, the multipliers and the augmentation.
         teacher_architecture: for the provenance; the class name when empty.
         compute: device, micro-batch, precision.
+        checkpointing: as for ``synthesize``.
         on_iteration: for progress and curves.
 
     Returns:
@@ -75,6 +78,7 @@ def interpolate(
         start=Start(SHARED_NOISE, _noise(task, config, seed).repeat(len(weights), 1, 1, 1)),
         teacher_architecture=teacher_architecture,
         compute=compute,
+        checkpointing=checkpointing,
         on_iteration=on_iteration,
     )
 
@@ -89,6 +93,7 @@ def edit(
     seed: int,
     teacher_architecture: str = "",
     compute: Compute | None = None,
+    checkpointing: Checkpointing | None = None,
     on_iteration: Progress | None = None,
 ) -> SupportSet:
     """Turn given images towards a class: the DeepKKT loss is descended from them, with that class for a label.
@@ -100,8 +105,8 @@ def edit(
         images: (N, C, H, W) uint8, N at least 1.
         target: the class, 0 to K - 1.
         seed: of the multipliers and the augmentation.
-        model, task, config, teacher_architecture, compute, on_iteration: as for ``interpolate``; no option is read that
-            counts images.
+        model, task, config, teacher_architecture, compute, checkpointing, on_iteration: as for ``interpolate``; no
+            option is read that counts images.
 
     Returns:
         A set of N images in the order given, all labelled with the target.
@@ -121,6 +126,7 @@ def edit(
         start=Start(GIVEN_IMAGES, images),
         teacher_architecture=teacher_architecture,
         compute=compute,
+        checkpointing=checkpointing,
         on_iteration=on_iteration,
     )
 

@@ -42,17 +42,21 @@ class Checkpointing:
     Args:
         path: of the file; replaced atomically at every save.
         every: iterations between saves, at least 1.
+        every_s: seconds after which one process that works alone saves too, for large models' slow iterations; >= 0.
 
     Raises:
-        DsvError: ``every`` is below 1.
+        DsvError: ``every`` is below 1, or ``every_s`` below 0.
     """
 
     path: Path
     every: int = 50
+    every_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise DsvError(f"a state is saved every 1 or more iterations, got {self.every}")
+        if not self.every_s >= 0:
+            raise DsvError(f"a state is saved every 0 or more seconds, got {self.every_s}")
 
     def save(self, identity: str, state: SynthesisState) -> None:
         """Write ``state`` of the run that ``identity`` names.
@@ -65,7 +69,8 @@ class Checkpointing:
         torch.save({"identity": identity, **vars(state)}, content)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            # for its user alone: it shows what is being edited
+            with open(partial, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
                 file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import done, dsv
+from command_line import done, dsv, refused
 
 from deploy.arguments import class_index, class_indices
 from deploy.cli import cli
-from deploy.picture_folder import new_folder
+from deploy.picture_folder import new_folder, state_in
 from dsv import DsvError, read_picture, sheet, write_picture
 from protos import artefact
 from protos.checkpoint import save_checkpoint
@@ -84,6 +84,35 @@ def test_dsv_edit(files, task, tmp_path):
     assert (tmp_path / "out" / "strip.png").is_file()
     shown = done("edit", *options, "--images", files / "pictures" / "p1.png", "--out", tmp_path / "one")
     assert "p1.png" in shown and "p2.png" not in shown
+
+
+@pytest.mark.parametrize("command", ["interpolate", "edit"])
+def test_what_was_cut_off_goes_on_in_its_folder(files, tmp_path, monkeypatch, command):
+    own = {"interpolate": ("--classes", "3,8"), "edit": ("--images", files / "pictures", "--target", "8")}[command]
+    options = (command, "--teacher", files / "t.safetensors", *own, "--iterations", 10, "--seed", 3)
+    done(*options, "--out", tmp_path / "undisturbed")
+    monkeypatch.setattr("deploy.latents.state_in", lambda folder: replace(state_in(folder), every=4))
+    seen = []
+
+    def cut_off(name, iterations, shown):
+        def report(iteration, terms):
+            seen.append(iteration)
+            if seen == list(range(1, 8)):
+                raise DsvError("cut off")
+
+        return report
+
+    monkeypatch.setattr("deploy.latents._reporter", cut_off)
+    out = tmp_path / "out"
+    refused("cut off", *options, "--out", out)
+    [state] = out.iterdir()
+    assert state.stat().st_mode & 0o777 == 0o600, "it shows what is being edited"
+    done(*options, "--out", out)
+    assert seen[7:] == [5, 6, 7, 8, 9, 10]
+    for path in (tmp_path / "undisturbed").rglob("*.*"):
+        assert (out / path.relative_to(tmp_path / "undisturbed")).read_bytes() == path.read_bytes()
+    assert not state.exists()
+    refused("is not an empty folder", *options, "--out", out)
 
 
 def test_dsv_mix(files, tmp_path):

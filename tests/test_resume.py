@@ -195,6 +195,21 @@ def test_a_state_without_a_folder_or_an_interval_is_refused(teacher, task, tmp_p
         synthesize(teacher.model, task, config, checkpointing=Checkpointing(Path("/proc/none/state"), every=1))
     with pytest.raises(DsvError, match="every 1 or more iterations, got 0"):
         Checkpointing(tmp_path / "state", every=0)
+    with pytest.raises(DsvError, match="every 0 or more seconds, got nan"):
+        Checkpointing(tmp_path / "state", every_s=float("nan"))
+
+
+def test_slow_iterations_are_saved_by_the_clock(teacher, task, tmp_path):
+    """At 224 px fifty iterations of a CPU may take half an hour."""
+    for every_s, expected in ((0.0, [1, 2, 3]), (3600.0, [])):
+        kept, saved = Checkpointing(tmp_path / "state", every=50, every_s=every_s), []
+        synthesize(
+            *(teacher.model, task, SynthesisConfig(images_per_class=1, iterations=4)),
+            checkpointing=kept,
+            on_iteration=lambda done, terms, kept=kept, saved=saved: saved.append(kept.path.exists()),
+        )
+        assert [done for done, there in enumerate(saved) if there] == expected
+        kept.clear()
 
 
 def test_a_state_that_cannot_be_saved_is_one_clear_line(teacher, task, tmp_path, monkeypatch):
