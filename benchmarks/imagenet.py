@@ -27,10 +27,10 @@ from torch import Tensor
 from benchmarks.machine import this_machine
 from deploy.arguments import class_indices
 from deploy.options import options_of
-from deploy.picture_folder import new_folder
 from deploy.plain_weights import load_plain, read_class_names
 from dsv import (
     PRESETS,
+    Checkpointing,
     DsvError,
     KktTerms,
     ModelSpec,
@@ -56,10 +56,10 @@ ARCHITECTURE = "resnet50"
 
 @dataclass
 class Piece:
-    """One synthesis: its set, and what it took."""
+    """One synthesis: its set, and what it took since it was last cut off."""
 
     found: SupportSet
-    seconds_per_iteration: float
+    seconds_per_iteration: float | None
     losses: list[dict[str, float]]
 
 
@@ -68,20 +68,24 @@ def imagenet_task(names: Path) -> Task:
     return Task(3, 224, read_class_names(names), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def timed(name: str, make: Callable[..., SupportSet], config: SynthesisConfig, **options: Any) -> Piece:
-    """What ``make`` makes, with its losses at some fifty places and its time."""
+def timed(name: str, make: Callable[..., SupportSet], config: SynthesisConfig, out: Path, **options: Any) -> Piece:
+    """What ``make`` makes, with its losses at some fifty places and its time; its state is kept in ``out``."""
     losses: list[dict[str, float]] = []
     every = max(1, config.iterations // 50)
-    started = time.perf_counter()
+    started, first = time.perf_counter(), 0
 
     def report(done: int, terms: KktTerms) -> None:
+        nonlocal first
+        first = first or done
         if done % every == 0 or done in (1, config.iterations):
             losses.append({"iteration": done, **{term: float(value) for term, value in vars(terms).items()}})
-            took = (time.perf_counter() - started) / done
+            took = (time.perf_counter() - started) / (done - first + 1)
             print(f"{name} {done}/{config.iterations} loss {losses[-1]['total']:.3f}, {took:.2f} s each", flush=True)
 
-    found = make(config=config, on_iteration=report, **options)
-    return Piece(found, (time.perf_counter() - started) / config.iterations, losses)
+    state = Checkpointing(out / f".{name.replace(' ', '-')}.state")  # kept to the end: the next piece may be cut off
+    found = make(config=config, checkpointing=state, on_iteration=report, **options)
+    seconds = (time.perf_counter() - started) / (config.iterations - first + 1) if first else None
+    return Piece(found, seconds, losses)
 
 
 def described(piece: Piece, targets: list[int]) -> dict[str, Any]:
@@ -113,14 +117,14 @@ def real_pictures(folder: Path, task: Task) -> tuple[list[Path], Tensor]:
 
 
 def edited(
-    paths: list[Path], pictures: Tensor, targets: list[int], config: SynthesisConfig, **shared: Any
+    paths: list[Path], pictures: Tensor, targets: list[int], config: SynthesisConfig, out: Path, **shared: Any
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Each picture beside its edit, (2 * N, C, H, W) uint8, and what there is to tell of each."""
     task, device = shared["task"], shared["compute"].device
     before = predict(shared["model"], pictures, task, device=device)
     row, told = [], []
     for path, picture, old, target in zip(paths, pictures, before, targets, strict=True):
-        piece = timed(f"edit {path.name}", edit, config, images=picture[None], target=target, **shared)
+        piece = timed(f"edit {path.name}", edit, config, out, images=picture[None], target=target, **shared)
         row += [picture, piece.found.images[0]]
         seen = int(old.argmax())
         started = {
@@ -141,7 +145,7 @@ def edited(
 @click.option(
     "--iterations", default=PRESETS["imagenet"].iterations, show_default=True, help="Optimiser steps of each."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write, and to go on in.")
 def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Path, **values: Any) -> None:
     """Everything, in the order of the sheet's rows."""
     settings, config = RunSettings(**values), replace(PRESETS["imagenet"], iterations=iterations)
@@ -151,10 +155,10 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
         raise DsvError(f"at least two classes are needed, got {classes!r}")
     paths, pictures = real_pictures(images, task)
     model = compute.place(load_plain(weights, ModelSpec.parse(ARCHITECTURE, task)))
-    new_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     shared = {"model": model, "task": task, "seed": settings.seed, "compute": compute}
     shared["teacher_architecture"] = ARCHITECTURE
-    noise = timed("from noise", synthesize, config, labels=torch.tensor(labels), **shared)
+    noise = timed("from noise", synthesize, config, out, labels=torch.tensor(labels), **shared)
     report: dict[str, Any] = {
         "settings": {**asdict(config), **asdict(compute), "seed": settings.seed, "architecture": ARCHITECTURE},
         "machine": this_machine(compute.device),
@@ -164,12 +168,14 @@ def main(*, weights: Path, images: Path, classes: str, iterations: int, out: Pat
     rows = [noise.found.images]
     write(out, rows, report)  # after each, for it may take hours
     pair = (labels[0], labels[1])
-    between = timed("interpolation", interpolate, config, between=pair, weights=WEIGHTS, **shared)
+    between = timed("interpolation", interpolate, config, out, between=pair, weights=WEIGHTS, **shared)
     report["interpolation"] = {"weights": WEIGHTS, **described(between, labels[:2])}
     rows.append(between.found.images)
     write(out, rows, report)
-    turned, report["edits"] = edited(paths, pictures, labels[:EDITS], config, **shared)
+    turned, report["edits"] = edited(paths, pictures, labels[:EDITS], config, out, **shared)
     write(out, [*rows, turned], report)
+    for state in out.glob(".*.state"):
+        state.unlink()
 
 
 def write(out: Path, rows: list[Tensor], report: dict[str, Any]) -> None:
