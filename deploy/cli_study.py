@@ -50,7 +50,7 @@ def interpolate(
 @_OUT
 @QUIET
 def edit(*, teacher: Path, images: Path, target: str, out: Path, quiet: bool, **values: Any) -> None:
-    """Turn pictures towards a class of a trained model."""
+    """Turn pictures towards a class of a trained model; a small --image-step, such as 0.01, keeps more of them."""
     from deploy.latents import run_edit
     from deploy.progress import display
 
