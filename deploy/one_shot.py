@@ -49,12 +49,17 @@ def one_shot(
         model = copy.deepcopy(start)
         seed = int(numpy.random.SeedSequence((settings.seed, 1, client)).generate_state(1)[0])
         labels = train_images.labels[own]
-        train(model, train_images.load(own), labels, settings.task(), config, seed=seed, device=settings.device)
+        train(
+            *(model, train_images.load(own), labels, settings.task(), config),
+            seed=seed,
+            device=settings.device,
+            on_step=at_work.on_step,
+        )
         return model.cpu().eval()
 
     members = []
-    with workers(settings.device) as pool:
-        for done, model in enumerate(pool.map(trained, range(len(parts))), 1):
+    with workers(settings.device) as at_work:
+        for done, model in enumerate(at_work.pool.map(trained, range(len(parts))), 1):
             members.append(model)
             note(done, len(parts))
     sizes = [len(part) for part in parts]
