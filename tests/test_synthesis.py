@@ -203,7 +203,7 @@ def test_a_weight_below_zero_is_refused():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs(teacher, task, name):
-    config = dataclasses.replace(PRESETS[name], iterations=3)
+    config = dataclasses.replace(PRESETS[name], iterations=PRESETS[name].coarse_stages + 2)
     found = synthesize(teacher.model, task, config, seed=0, labels=torch.tensor([3, 3, 8]))
     assert found.labels.tolist() == [3, 3, 8] and found.images.shape == (3, 1, 8, 8)
 
