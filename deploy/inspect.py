@@ -41,8 +41,9 @@ def print_release(path: Path, *, pictures: bool | None = None) -> None:
     }
     for name, value in facts.items():
         console.print(f"  {name + ':':<15}{value}", soft_wrap=True, markup=False)
-    console.print(_class_table(support_set))
-    if bare := task.classes - len(set(support_set.labels.tolist())):
+    table = _class_table(support_set)
+    console.print(table)
+    if bare := task.classes - table.row_count:
         console.print(f"  no image of {bare} more class{'' if bare == 1 else 'es'}")
     if console.is_terminal if pictures is None else pictures:
         print_pictures(support_set, console)

@@ -72,22 +72,19 @@ def run_jobs(bench: Bench, jobs: list[Job], note: Note) -> list[list[Outcome]]:
     """Outcomes of every job, one per seed. Seeds start beside the teacher's own."""
     harness, task = bench.harness, bench.teacher.task
 
-    def once(job: Job, seed: int, on_step: Callable[[int, float], None]) -> Outcome:
+    def once(job: Job, seed: int) -> Outcome:
         images, targets = job.data(seed)
         config = newcomer_training(harness.newcomer_steps, targets)
         model = train_newcomer(
-            *(job.architecture, images, targets, task, config), seed=seed, device=bench.device, on_step=on_step
+            *(job.architecture, images, targets, task, config), seed=seed, device=bench.device, on_step=at_work.on_step
         )
         seen = predict(model, bench.test_images, task, device=bench.device)
         return Outcome(share_correct(seen, bench.test_labels), confusion_counts(seen, bench.test_labels))
 
     seeds = range(bench.seed + 1, bench.seed + 1 + harness.newcomer_seeds)
     with workers(bench.device) as at_work:
-        futures = {
-            at_work.pool.submit(once, job, seed, at_work.on_step): (at, k)
-            for at, job in enumerate(jobs)
-            for k, seed in enumerate(seeds)
-        }
+        submit = at_work.pool.submit
+        futures = {submit(once, job, seed): (at, k) for at, job in enumerate(jobs) for k, seed in enumerate(seeds)}
         results = [[Outcome(0.0, torch.empty(0))] * len(seeds) for _ in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             at, k = futures[future]

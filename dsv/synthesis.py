@@ -101,11 +101,8 @@ def synthesize(
         _show(run, frames, ranks)
         if on_iteration is not None:
             on_iteration(run.iteration, terms)
-        if checkpointing and _due(run.iteration, checkpointing, ranks, time.monotonic() - saved_s):
-            state = run.state()  # every rank gives its share
-            if ranks.rank == 0:
-                checkpointing.save(identity, state)
-            saved_s = time.monotonic()
+        if checkpointing:
+            saved_s = _save(run, checkpointing, identity, ranks, saved_s)
     final = run.state()
     images = to_uint8(final.pixels)
     return SupportSet(
@@ -131,9 +128,15 @@ def _provenance(
     )
 
 
-def _due(iteration: int, checkpointing: Checkpointing, ranks: Ranks, since_s: float) -> bool:
-    """Several ranks must agree, and have no clock in common."""
-    return iteration % checkpointing.every == 0 or (ranks.count == 1 and since_s >= checkpointing.every_s)
+def _save(run: PixelOptimiser, checkpointing: Checkpointing, identity: str, ranks: Ranks, saved_s: float) -> float:
+    """Save where it is time to; when it was last done. Several ranks must agree, and have no clock in common."""
+    late = ranks.count == 1 and time.monotonic() - saved_s >= checkpointing.every_s
+    if run.iteration % checkpointing.every and not late:
+        return saved_s
+    state = run.state()  # every rank gives its share
+    if ranks.rank == 0:
+        checkpointing.save(identity, state)
+    return time.monotonic()
 
 
 def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
