@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, jvp
+from torch.func import grad, jvp
 from torch.nn import functional
 
 from dsv.compute import Compute
 from dsv.deepkkt import Distance, Parameters, misclassified
+from dsv.folding import folded_forward
 from dsv.ranks import Ranks
 
 
@@ -68,10 +69,11 @@ class StationarityEngine:
         # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.15 falls
         # back to eager, or fails): where it is asked for, the parameters that nothing speaks of get a tangent of zeros.
         still = [(n, p.detach()) for n, p in model.named_parameters() if self.compute.compiled and n not in parameters]
+        forward = folded_forward(model, parameters)
         others, zeros = dict(still), {name: torch.zeros_like(p) for name, p in still}
 
         def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            logits = functional_call(model, dict(chosen), (inputs,))
+            logits = forward(chosen, inputs)
             return functional.cross_entropy(logits, labels, reduction="none"), logits
 
         def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
