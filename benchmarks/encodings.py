@@ -1,12 +1,13 @@
 """Accuracy of newcomers against bytes, for images per class and image encodings; and the rivals in the same encodings.
 
     dsv demo
-    python -m benchmarks.encodings --teacher runs/latest/teacher.safetensors --data digits --cache DIR
+    python -m benchmarks.encodings --teacher runs/latest/teacher.safetensors --data digits --cache DIR [--labels soft]
     python -m benchmarks.encodings --teacher FILE --data imagefolder --data-root DIR/cifar10 --name cifar10 --cache DIR
 
 Every cell is kept in docs/results/encodings.json as soon as it is there; the same command again goes on. The figure is
-drawn by ``benchmarks/encodings_figure.py``. Sizes are those of whole release files: header, multipliers and soft labels
-included. A newcomer has the teacher's architecture and trains on soft labels of the pixels that the decoder gives.
+drawn by ``benchmarks/encodings_figure.py``. Sizes are those of whole release files: header, multipliers and labels
+included. A newcomer has the teacher's architecture and trains as ``dsv newcomer`` does, from what the decoder gives: on
+the labelled views that a release has by default, or on soft labels, as from a release made with ``--views 0``.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from torch import Tensor
 from client.bootstrap import train_newcomer
 from client.data import ImageSplit, open_split
 from deploy.rivals import random_per_class
-from dsv import SupportSet, SynthesisConfig, accuracy, newcomer_training, predict, synthesize
+from dsv import SupportSet, SynthesisConfig, ViewPlan, accuracy, newcomer_training, synthesize
 from protos import artefact
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.settings import AUTO
+from server.labeller import Labeller
 from server.start_images import starts_of
+from server.view_labels import plan_of
 
 RESULTS = Path("docs/results/encodings.json")
 COUNTS = (1, 2, 5, 10, 20, 50)
@@ -69,11 +72,13 @@ class Bench:
     train: ImageSplit
     test_images: Tensor
     test_labels: Tensor
+    plan: ViewPlan | None  # of labelled views; soft labels when None
     cache: Path
 
-    def labels_of(self, images: Tensor) -> Tensor:
-        """The teacher's probabilities."""
-        return predict(self.teacher.model, images, self.teacher.task)
+    @property
+    def labeller(self) -> Labeller:
+        """The teacher as one."""
+        return Labeller.of(self.teacher, [], "cpu")
 
     def synthesised(self, count: int) -> SupportSet:
         """The default DSVs, made once."""
@@ -85,7 +90,7 @@ class Bench:
                 self.teacher.task,
                 SynthesisConfig(images_per_class=count),
                 seed=0,
-                start=starts_of(AUTO, self.teacher.task, (count,), seed=0, label=self.labels_of)[count],
+                start=starts_of(AUTO, self.teacher.task, (count,), seed=0, label=self.labeller.probabilities)[count],
                 teacher_architecture=str(self.teacher.spec),
             )
             path.write_bytes(artefact.encode(found))
@@ -95,17 +100,20 @@ class Bench:
         """As many random training images of every class, with the teacher's soft labels."""
         chosen = random_per_class(self.train.labels, self.teacher.task, count, seed)
         images = self.train.load(chosen)
-        return replace(
-            like, images=images, labels=self.train.labels[torch.tensor(chosen)], soft_labels=self.labels_of(images)
-        )
+        soft = self.labeller.probabilities(images)
+        return replace(like, images=images, labels=self.train.labels[torch.tensor(chosen)], soft_labels=soft)
+
+    def encoded(self, support_set: SupportSet, encoding: str) -> bytes:
+        """The release file, labelled for the pixels that it gives back."""
+        views = partial(self.labeller.views, plan=self.plan) if self.plan else None
+        return artefact.encode(support_set, encoding, relabel=self.labeller.probabilities, label_views=views)
 
     def newcomer(self, content: bytes, seed: int) -> float:
         """Test accuracy in percent of a fresh model, trained from a release file."""
-        got = artefact.decode(content)
-        task = self.teacher.task
-        model = train_newcomer(
-            str(self.teacher.spec), got.images, got.soft_labels, task, newcomer_training(), seed=seed
-        )
+        got, task = artefact.decode(content), self.teacher.task
+        targets = got.targets()
+        training = newcomer_training(targets=targets)
+        model = train_newcomer(str(self.teacher.spec), got.images, targets, task, training, seed=seed)
         return round(100 * accuracy(model, self.test_images, self.test_labels, task), 2)
 
 
@@ -117,7 +125,7 @@ def cells(bench: Bench, plan: Plan, stored: Cells, keep: Keep) -> None:
             continue
         made = bench.synthesised(count)
         sets = [made] if source == "dsv" else [bench.real(made, count, seed) for seed in SEEDS]
-        contents = [artefact.encode(one, encoding, relabel=bench.labels_of) for one in sets]
+        contents = [bench.encoded(one, encoding) for one in sets]
         keep(name, partial(_cell, bench, contents, trained=encoding not in SAME_PIXELS))
 
 
@@ -151,18 +159,20 @@ def weights(bench: Bench) -> dict[str, Any]:
 @click.option("--teacher", required=True, type=click.Path(path_type=Path))
 @click.option("--data", default="digits", show_default=True)
 @click.option("--data-root", default="")
-@click.option("--name", default="", help="What the results are filed under; the data's name when empty.")
+@click.option("--name", default="", help="What the results are filed under, with the labels; the data's when empty.")
+@click.option("--labels", type=click.Choice(["view", "soft"]), default="view", show_default=True)
 @click.option("--cache", required=True, type=click.Path(path_type=Path), help="Folder for the DSVs.")
 @click.option("--counts", default=",".join(map(str, COUNTS)), show_default=True)
 @click.option("--encodings", default=",".join(ENCODINGS), show_default=True)
-def main(teacher: Path, counts: str, encodings: str, **where: Any) -> None:
+def main(teacher: Path, counts: str, encodings: str, labels: str, **where: Any) -> None:
     """Measure one data set."""
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(teacher)
     data, root = where["data"], where["data_root"]
     train, test = (open_split(data, root, split, checkpoint.task) for split in ("train", "test"))
-    name = where["name"] or data
-    bench = Bench(checkpoint, train, test.images(), test.labels, where["cache"])
+    name = f"{where['name'] or data}, {labels} labels"
+    views = plan_of(AUTO, checkpoint.task, seed=0) if labels == "view" else None
+    bench = Bench(checkpoint, train, test.images(), test.labels, views, where["cache"])
     part = _stored().get(name) or {"teacher": str(checkpoint.spec), "weights": weights(bench), "cells": {}}
 
     def keep(cell: str, compute: Callable[[], dict[str, Any]]) -> None:

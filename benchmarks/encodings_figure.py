@@ -15,7 +15,11 @@ from benchmarks.encodings import COUNTS, ENCODINGS, RESULTS
 FIGURE = Path("docs/results/accuracy-per-byte.png")
 # Okabe and Ito's colours, which colour-blind people tell apart.
 _COLOURS = ("#555555", "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
-_TITLES = {"digits": "Digits, 8 px, grey", "cifar10": "CIFAR-10, 32 px, colour"}
+_TITLES = {
+    "digits, soft labels": "Digits, 8 px, soft labels",
+    "digits, view labels": "Digits, 8 px, labels of 4,000 views",
+    "cifar10, view labels": "CIFAR-10, 32 px, labels of 24,000 views",
+}
 
 
 def curve(cells: dict[str, Any], source: str, encoding: str) -> list[tuple[int, float, float, int]]:

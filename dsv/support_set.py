@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from dsv.pixels import from_uint8
 from dsv.show import Picture, export_images, picture_of
 from dsv.task import Task
 from dsv.training import TrainingConfig, newcomer_training, train
-from dsv.views import LabelledViews, Targets
+from dsv.views import LabelledViews, Targets, ViewPlan, label_views
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -146,6 +147,22 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         if self.views is not None and kind == "view":
             return self.views
         return self.labels if kind == "hard" else self.soft_labels
+
+    def with_views(self, teacher: nn.Module, plan: ViewPlan, *, device: torch.device | str = "cpu") -> SupportSet:
+        """The same set with a teacher's logits for views of its images: newcomers learn most from these.
+
+        Args:
+            teacher: what the set was synthesised from; it is moved to the device and put in eval mode.
+            plan: how many, of what kind.
+            device: where to compute.
+
+        Raises:
+            DsvError: as ``label_views``, or the teacher does not fit the images and classes.
+        """
+        from dsv.synthesis import check_fits  # which needs this module
+
+        check_fits(teacher.to(device).eval(), self.task, device)
+        return dataclasses.replace(self, views=label_views(teacher, self.images, self.task, plan, device=device))
 
     def show(self, *, per_class: int = 10) -> Picture:
         """A picture of the set: a row for every class, largest multiplier first. Notebooks draw what this returns.
