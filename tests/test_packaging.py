@@ -64,6 +64,13 @@ def test_a_device_can_be_given_its_copy_of_the_backbone():
     assert re.search("^Environment=FEDDSV_SUPERNODE_OPTIONS=$", unit, re.M)
 
 
+def test_the_distribution_service_can_be_given_options():
+    given = ["--tokens", "/var/lib/feddsv/tokens.txt", "--client-ca", "/certs/operators.crt"]
+    arguments = arguments_of(compose()["services"]["distribution"]["command"], FEDDSV_SERVE_OPTIONS=shlex.join(given))
+    assert arguments[-4:] == given
+    parses(arguments)
+
+
 @pytest.mark.parametrize("name", sorted(compose()["services"]))
 def test_services_are_hardened_and_start_what_there_is(name):
     service = compose()["services"][name]
