@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from dsv.compute import Compute
 from dsv.deepkkt import Distance, Parameters, misclassified
-from dsv.folding import folded_forward
+from dsv.folding import Forward, folded_forward
 from dsv.ranks import Ranks
 
 
@@ -40,6 +40,53 @@ class Batch:
     def detached(self) -> Batch:
         """The same without a graph."""
         return replace(self, inputs=self.inputs.detach())
+
+
+class _Derivatives(NamedTuple):
+    """Functions of a model's parameters by name."""
+
+    losses: Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Tensor]]
+    slopes: Callable[[Parameters, Tensor, Tensor], Tensor]
+    along: Callable[[Parameters, Batch, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def _derivatives(forward: Forward, model: nn.Module, parameters: Parameters, *, compiled: bool) -> _Derivatives:
+    """What the methods of ``StationarityEngine`` compute."""
+    # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.15 falls
+    # back to eager, or fails): where it is asked for, the parameters that nothing speaks of get a tangent of zeros.
+    others = {n: p.detach() for n, p in model.named_parameters() if compiled and n not in parameters}
+    zeros = {name: torch.zeros_like(p) for name, p in others.items()}
+    fixed_point = others | {name: p.detach() for name, p in parameters.items()}
+
+    def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = forward(chosen, inputs)
+        return functional.cross_entropy(logits, labels, reduction="none"), logits
+
+    def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def gradient(chosen: Parameters, step: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            def weighted(inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+                found, logits = losses(chosen, inputs, batch.labels)
+                # step is 0 with derivative 1: it adds the gradient of the primal term to the derivative along v
+                weights = batch.multipliers + step * primal_weight * misclassified(logits.detach(), batch.labels)
+                return (weights * found).sum(), (found, logits)
+
+            images, (found, logits) = grad(weighted, has_aux=True)(batch.inputs)
+            return (images, found), logits
+
+        zero = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
+        at, towards = (fixed_point, zero), (zeros | dict(direction), torch.ones_like(zero))
+        derivatives: Any = jvp(gradient, at, towards, has_aux=True)  # torch types it as a pair, it is a triple
+        (images, slopes), logits = derivatives[1:]
+        return images, slopes, logits
+
+    def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
+        at, towards = (fixed_point,), (zeros | dict(direction),)
+        slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, towards)[1]
+        return slope
+
+    if not compiled:
+        return _Derivatives(losses, slopes, along)
+    return _Derivatives(torch.compile(losses), torch.compile(slopes), torch.compile(along))
 
 
 class StationarityEngine:
@@ -63,45 +110,18 @@ class StationarityEngine:
         ranks: Ranks | None = None,
     ) -> None:
         self.compute, self.ranks = compute or Compute(), ranks or Ranks()
+        self._model = model
         self._parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         self._distance = distance
         self._target: Parameters = self._parameters
-        # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.15 falls
-        # back to eager, or fails): where it is asked for, the parameters that nothing speaks of get a tangent of zeros.
-        still = [(n, p.detach()) for n, p in model.named_parameters() if self.compute.compiled and n not in parameters]
-        forward = folded_forward(model, parameters)
-        others, zeros = dict(still), {name: torch.zeros_like(p) for name, p in still}
+        self._made: _Derivatives | None = None
 
-        def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            logits = forward(chosen, inputs)
-            return functional.cross_entropy(logits, labels, reduction="none"), logits
-
-        def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            def gradient(chosen: Parameters, step: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-                def weighted(inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                    found, logits = losses(chosen, inputs, batch.labels)
-                    # step is 0 with derivative 1: it adds the gradient of the primal term to the derivative along v
-                    weights = batch.multipliers + step * primal_weight * misclassified(logits.detach(), batch.labels)
-                    return (weights * found).sum(), (found, logits)
-
-                images, (found, logits) = grad(weighted, has_aux=True)(batch.inputs)
-                return (images, found), logits
-
-            fixed_point = others | {name: p.detach() for name, p in self._parameters.items()}
-            zero = torch.zeros((), dtype=batch.inputs.dtype, device=batch.inputs.device)
-            at, towards = (fixed_point, zero), (zeros | dict(direction), torch.ones_like(zero))
-            derivatives: Any = jvp(gradient, at, towards, has_aux=True)  # torch types it as a pair, it is a triple
-            (images, slopes), logits = derivatives[1:]
-            return images, slopes, logits
-
-        def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
-            at = (others | {name: p.detach() for name, p in self._parameters.items()},)
-            slope: Tensor = jvp(lambda chosen: losses(chosen, inputs, labels)[0], at, (zeros | dict(direction),))[1]
-            return slope
-
-        self._slopes = torch.compile(slopes) if self.compute.compiled else slopes
-        self._losses = torch.compile(losses) if self.compute.compiled else losses
-        self._along = torch.compile(along) if self.compute.compiled else along
+    def _of(self, batch: Batch) -> _Derivatives:
+        """What derivatives are taken with, made when the first batch shows what the model's inputs are like."""
+        if self._made is None:
+            forward = folded_forward(self._model, self._parameters, batch.inputs[:1])
+            self._made = _derivatives(forward, self._model, self._parameters, compiled=self.compute.compiled)
+        return self._made
 
     def aim(self, target: Parameters) -> None:
         """Ask that -g be ``target``, by parameter name, instead of the parameters themselves (Eq. 5)."""
@@ -113,7 +133,8 @@ class StationarityEngine:
         leaves = list(self._parameters.values())
         for batch in batches:
             with torch.enable_grad(), self.compute.running():
-                loss = (batch.multipliers * self._losses(self._parameters, batch.inputs, batch.labels)[0]).sum()
+                losses, _ = self._of(batch).losses(self._parameters, batch.inputs, batch.labels)
+                loss = (batch.multipliers * losses).sum()
                 gradients = torch.autograd.grad(loss, leaves)
             torch._foreach_add_(list(totals.values()), list(gradients))
         self.ranks.add_up(list(totals.values()))
@@ -122,7 +143,7 @@ class StationarityEngine:
     def graph_of_total_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """g of one batch and its logits, differentiable in its inputs and multipliers."""
         with torch.enable_grad(), self.compute.running():
-            losses, logits = self._losses(self._parameters, batch.inputs, batch.labels)
+            losses, logits = self._of(batch).losses(self._parameters, batch.inputs, batch.labels)
             leaves = list(self._parameters.values())
             gradients = torch.autograd.grad((batch.multipliers * losses).sum(), leaves, create_graph=True)
         return dict(zip(self._parameters, gradients, strict=True)), logits
@@ -131,7 +152,7 @@ class StationarityEngine:
         """(n, K) logits of one batch, differentiable in its inputs."""
         fixed = {name: p.detach() for name, p in self._parameters.items()}
         with torch.enable_grad(), self.compute.running():
-            return self._losses(fixed, batch.inputs, batch.labels)[1]
+            return self._of(batch).losses(fixed, batch.inputs, batch.labels)[1]
 
     def direction(self, total_gradient: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
@@ -150,7 +171,7 @@ class StationarityEngine:
         """
         _load_forward_mode()
         with torch.no_grad(), self.compute.running():
-            return self._slopes(direction, batch.inputs, batch.labels)
+            return self._of(batch).slopes(direction, batch.inputs, batch.labels)
 
     def least_squares_scale(self, total_gradient: Parameters) -> float:
         """The factor for all multipliers that brings -g nearest to theta, or 0 where every positive one leads away."""
@@ -175,7 +196,7 @@ class StationarityEngine:
         _load_forward_mode()
         with torch.no_grad(), self.compute.running():
             weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
-            return self._along(direction, batch, weight)
+            return self._of(batch).along(direction, batch, weight)
 
 
 @cache
