@@ -28,6 +28,7 @@ from dsv.evaluation import accuracy, predict, share_correct
 from dsv.frames import Frames
 from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
 from dsv.latents import blend, edit, interpolate, mix
+from dsv.measured import shows_photographs, usual_views
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.parameters import chosen_parameters, start_training, train_only
 from dsv.picture import picture_paths, read_picture, write_picture
@@ -132,6 +133,7 @@ __all__ = [
     "select",
     "share_correct",
     "sheet",
+    "shows_photographs",
     "start_training",
     "states_digest",
     "stationarity_loss",
@@ -141,5 +143,6 @@ __all__ = [
     "total_variation",
     "train",
     "train_only",
+    "usual_views",
     "write_picture",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dsv.errors import DsvError
+from dsv.measured import usual_views
 from dsv.pixels import from_uint8
 from dsv.show import Picture, export_images, picture_of
 from dsv.task import Task
@@ -148,19 +149,25 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             return self.views
         return self.labels if kind == "hard" else self.soft_labels
 
-    def with_views(self, teacher: nn.Module, plan: ViewPlan, *, device: torch.device | str = "cpu") -> SupportSet:
+    def with_views(
+        self, teacher: nn.Module, plan: ViewPlan | None = None, *, device: torch.device | str = "cpu"
+    ) -> SupportSet:
         """The same set with a teacher's logits for views of its images: newcomers learn most from these.
 
         Args:
             teacher: what the set was synthesised from; it is moved to the device and put in eval mode.
-            plan: how many, of what kind.
+            plan: how many, of what kind; those of ``usual_views`` when None.
             device: where to compute.
 
         Raises:
-            DsvError: as ``label_views``, or the teacher does not fit the images and classes.
+            DsvError: as ``label_views``, or the teacher does not fit the images and classes, or no number is usual for
+                images of that size.
         """
         from dsv.synthesis import check_fits  # which needs this module
 
+        plan = plan or usual_views(self.task)
+        if plan is None:
+            raise DsvError(f"no number of views is usual for {self.task.image_size_px} px; give a dsv.ViewPlan")
         check_fits(teacher.to(device).eval(), self.task, device)
         return dataclasses.replace(self, views=label_views(teacher, self.images, self.task, plan, device=device))
 

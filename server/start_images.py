@@ -8,11 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsv import DEAD_LEAVES, GIVEN_IMAGES, DsvError, Start, Task, dead_leaves_start, picture_paths, read_picture
+from dsv import (
+    DEAD_LEAVES,
+    GIVEN_IMAGES,
+    DsvError,
+    Start,
+    Task,
+    dead_leaves_start,
+    picture_paths,
+    read_picture,
+    shows_photographs,
+)
 from protos.settings import AUTO, NOISE
-
-MEASURED_PX = range(16, 65)
-"""Sides of images at which dead leaves were measured to be of use, and labelled views in such numbers."""
 
 
 def starts_of(
@@ -52,11 +59,6 @@ def starts_of(
     drawn = dead_leaves_start(label, task, max(releases), seed=seed, on_drawn=on_drawn)
     images = drawn.images.view(task.classes, max(releases), *task.image_shape)
     return {count: Start(drawn.name, images[list(_all(classes, task)), :count].flatten(0, 1)) for count in releases}
-
-
-def shows_photographs(task: Task) -> bool:
-    """Whether the images are such that dead leaves were measured to be of use for them: in colour, 16 to 64 pixels."""
-    return task.channels == 3 and task.image_size_px in MEASURED_PX
 
 
 def is_folder(choice: str) -> bool:

@@ -110,6 +110,14 @@ def test_a_teacher_that_does_not_fit_labels_nothing(support_set):
     assert support_set.views is None
 
 
+def test_views_are_the_usual_ones_where_some_are(support_set):
+    assert support_set.with_views(Tiny()).views.plan == dsv.usual_views(support_set.task)
+    large = dataclasses.replace(support_set.task, image_size_px=96)
+    images = torch.zeros(len(support_set), 1, 96, 96, dtype=torch.uint8)
+    with pytest.raises(dsv.DsvError, match="no number of views is usual for 96 px"):
+        dataclasses.replace(support_set, task=large, images=images).with_views(Tiny())
+
+
 class _Asserting(nn.Linear):
     """As torchvision's vision transformers check their images."""
 
