@@ -59,6 +59,12 @@ def test_commands_and_options_exist(path):
         assert not unknown, f"{command}: no such options: {unknown}"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_set_as_code_is_a_command(path):
+    named = set(re.findall(r"`dsv ([a-z-]+)", path.read_text(encoding="utf-8")))
+    assert named <= set(cli.commands), named - set(cli.commands)
+
+
 def test_they_are_found():
     text = "run `dsv serve --port 1`, (`dsv inspect`)\n  OMP=1 python -m benchmarks.paper \\\n  --rows 'a;b' # --x\n"
     assert [found.split() for found in commands(text)] == [
