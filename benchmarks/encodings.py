@@ -6,8 +6,8 @@
 
 Every cell is kept in docs/results/encodings.json as soon as it is there; the same command again goes on. The figure is
 drawn by ``benchmarks/encodings_figure.py``. Sizes are those of whole release files: header, multipliers and labels
-included. A newcomer has the teacher's architecture and trains as ``dsv bootstrap`` does, from what the decoder gives: on
-the labelled views that a release has by default, or on soft labels, as from a release made with ``--views 0``.
+included. A newcomer has the teacher's architecture and trains as ``dsv bootstrap`` does, on what the decoder gives and
+the labelled views that a release has by default, or the soft labels, as from a release made with ``--views 0``.
 """
 
 from __future__ import annotations
