@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.encodings import COUNTS, ENCODINGS, RESULTS
 
@@ -68,6 +68,7 @@ def panel(axes: Axes, name: str, part: dict[str, Any]) -> None:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e4 else f"{value / 1e3:,.0f} k")
     )
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(
         title=_TITLES.get(name, name), xlabel="bytes of the whole release file", ylabel="newcomer's test accuracy, %"
     )
@@ -76,7 +77,7 @@ def panel(axes: Axes, name: str, part: dict[str, Any]) -> None:
 
 
 def _drawable(part: dict[str, Any]) -> bool:
-    return len(curve(part["cells"], "dsv", "raw")) > 1
+    return len(curve(part["cells"], "dsv", "raw")) > 2
 
 
 def main() -> None:
