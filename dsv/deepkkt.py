@@ -189,7 +189,8 @@ def total_variation(images: Tensor) -> Tensor:
     """Mean absolute brightness difference between neighbouring pixels, of (N, C, H, W) float images: a scalar >= 0."""
     down = (images[..., 1:, :] - images[..., :-1, :]).abs()
     right = (images[..., :, 1:] - images[..., :, :-1]).abs()
-    return down.mean() + right.mean()
+    means = [part.mean() for part in (down, right) if part.numel()]  # a single pixel has no neighbours
+    return sum(means, images.new_zeros(()))
 
 
 def image_norm(images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dsv import (
@@ -14,6 +15,7 @@ from dsv import (
     Ranks,
     Start,
     SynthesisConfig,
+    Task,
     TrainingConfig,
     accuracy,
     build_model,
@@ -212,3 +214,10 @@ def test_labels_that_do_not_fit(teacher, task):
     for labels in (torch.tensor([10]), torch.tensor([]), torch.ones(2, 9), torch.tensor([0.5])):
         with pytest.raises(DsvError, match="labels must"):
             synthesize(teacher.model, task, SHORT, seed=0, labels=labels)
+
+
+def test_images_of_a_single_pixel():
+    """Which have no neighbours to differ from."""
+    task = Task(3, 1, ("a", "b"), (0.5,) * 3, (0.5,) * 3)
+    found = synthesize(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), task, SHORT, seed=0)
+    assert found.images.shape == (4, 3, 1, 1) and found.multipliers.isfinite().all()
