@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,12 @@ from torch import Tensor
 from client.bootstrap import train_newcomer
 from client.data import ImageSplit, open_split
 from deploy.rivals import random_per_class
-from dsv import SupportSet, SynthesisConfig, ViewPlan, accuracy, newcomer_training, synthesize
+from dsv import SupportSet, SynthesisConfig, ViewPlan, accuracy, newcomer_training, synthesize, usual_views
 from protos import artefact
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.settings import AUTO
 from server.labeller import Labeller
 from server.start_images import starts_of
-from server.view_labels import plan_of
 
 RESULTS = Path("docs/results/encodings.json")
 COUNTS = (1, 2, 5, 10, 20, 50)
@@ -75,7 +74,7 @@ class Bench:
     plan: ViewPlan | None  # of labelled views; soft labels when None
     cache: Path
 
-    @property
+    @cached_property
     def labeller(self) -> Labeller:
         """The teacher as one."""
         return Labeller.of(self.teacher, [], "cpu")
@@ -171,7 +170,7 @@ def main(teacher: Path, counts: str, encodings: str, labels: str, **where: Any) 
     data, root = where["data"], where["data_root"]
     train, test = (open_split(data, root, split, checkpoint.task) for split in ("train", "test"))
     name = f"{where['name'] or data}, {labels} labels"
-    views = plan_of(AUTO, checkpoint.task, seed=0) if labels == "view" else None
+    views = usual_views(checkpoint.task) if labels == "view" else None
     bench = Bench(checkpoint, train, test.images(), test.labels, views, where["cache"])
     part = _stored().get(name) or {"teacher": str(checkpoint.spec), "weights": weights(bench), "cells": {}}
 

@@ -153,9 +153,9 @@ def test_priors_by_hand_and_by_gradcheck():
     assert float(image_norm(flat)) == pytest.approx(0.49)
     checker = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
     assert float(total_variation(checker)) == pytest.approx(2.0)
-    images = torch.randn(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     assert float(total_variation(checker[..., :1])) == pytest.approx(1.0)  # one pixel wide
     assert float(total_variation(checker[..., :1, :1])) == 0.0
+    images = torch.randn(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     assert gradcheck(total_variation, (images,))
     assert gradcheck(image_norm, (images,))
 
