@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
+import torch
 
 from deploy.processes import (
     POLL_S,
@@ -29,6 +31,8 @@ from dsv import DsvError
 CONNECTION = "dsv-local"
 START_TIMEOUT_S = 60.0
 _STATUS_TIMEOUT_S = 60.0
+CLIENTS_ON_A_CARD = 4
+"""Simulated clients that train at once on a card: each is a process with CUDA's half a gigabyte of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,21 @@ class Simulation:
     await_ready: Callable[[], None]
     children: ExitStack
 
-    def run(self, run_config: Mapping[str, object], *, clients: int, log: Path, finished: Callable[[], bool]) -> None:
+    def run(
+        self,
+        run_config: Mapping[str, object],
+        *,
+        clients: int,
+        device: str,
+        log: Path,
+        finished: Callable[[], bool],
+    ) -> None:
         """``flwr run`` the app of this checkout.
 
         Args:
             run_config: Flower's run configuration.
             clients: simulated SuperNodes.
+            device: where they train: one for each core on a CPU, ``CLIENTS_ON_A_CARD`` at a time on a card.
             log: file that takes everything Flower prints.
             finished: called several times a second; True once the app has done all it does. Flower's own processes
                 then wind down beside whatever the caller does next.
@@ -62,6 +75,8 @@ class Simulation:
         overrides = Path(self.environment["FLWR_HOME"]) / "run-config.toml"
         overrides.write_text(tomli_w.dumps(run_config))
         federation = f"num-supernodes={clients} client-resources-num-cpus=1"
+        if torch.device(device).type != "cpu":  # what Ray takes for cores is how many clients it runs at once
+            federation += f" init-args-num-cpus={min(CLIENTS_ON_A_CARD, len(os.sched_getaffinity(0)))}"
         command = [tool("flwr"), "run", str(app_folder()), CONNECTION, "--stream"]
         command += ["-c", str(overrides), "--federation-config", federation]
         output = self.children.enter_context(log.open("wb"))

@@ -22,14 +22,15 @@ POLL_S = 0.2
 _STOP_TIMEOUT_S = 10.0
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
-QUIET = {
+_FLOWER_VARIABLES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else every run starts with 'uv sync' and fails offline
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray hides every card from the clients that it simulates
     "HF_HUB_OFFLINE": "1",
 }
-"""Environment of every Flower process: no telemetry, no network."""
+"""Environment of every Flower process: no telemetry, no network, and this machine's cards."""
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -41,7 +42,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     # What goes to this machine itself takes no proxy of the network's.
     direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), _LOOPBACK]))
     proxies = {"no_proxy": direct, "NO_PROXY": direct}
-    return {**os.environ, **QUIET, **proxies, "FLWR_HOME": str(home), "PATH": path}
+    return {**os.environ, **_FLOWER_VARIABLES, **proxies, "FLWR_HOME": str(home), "PATH": path}
 
 
 def tool(name: str) -> str:

@@ -138,7 +138,13 @@ def _federate(
     display.say(f"Flower simulates {harness.clients} clients; its log: {run_dir / FLOWER_LOG}")
     log = run_dir / FLOWER_LOG
     with curves(run_dir / CURVES_FOLDER) if harness.tensorboard else nullcontext() as into:
-        flower.run(settings.to_run_config(), clients=harness.clients, log=log, finished=lambda: finished(into))
+        flower.run(
+            settings.to_run_config(),
+            clients=harness.clients,
+            device=settings.device,
+            log=log,
+            finished=lambda: finished(into),
+        )
 
 
 def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, data: _Data, display: Display) -> Result:
