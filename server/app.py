@@ -15,7 +15,6 @@ from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import CLIENTS, RunSettings
 from server.client_models import FOLDER as CLIENT_MODELS_FOLDER
-from server.client_models import Upload, keep_client_models
 from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
 from server.resume import (
     ResumedFedAvg,
@@ -30,6 +29,7 @@ from server.run_folder import STORE_FOLDER, TEACHER_FILE, new_run_dir
 from server.store import DirectoryStore
 from server.strategy import Participation
 from server.synthesis_job import Told, publish_releases
+from server.uploads import Upload, keep_client_models
 
 app = ServerApp()
 

@@ -1,49 +1,22 @@
-"""Every client's model of the last round, where a synthesis starts from these instead of their average.
+"""Clients' models, where a synthesis starts from these instead of their average; ``uploads.py`` keeps them.
 
-They are kept as long as the run's folder is, and only when asked for (``synthesis-from clients``): docs/privacy.md says
-what it means that a server looks at single clients.
+Without Flower, so that a GPU box needs none to make releases of files.
 """
 
 from __future__ import annotations
 
-import copy
-import shutil
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from logging import WARNING
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord
-from flwr.supercore import log
 
 from dsv import DsvError, Ensemble, draw_dead_leaves, estimated_counts, predict
-from protos.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from protos.exchange import load_record
+from protos.checkpoint import Checkpoint, load_checkpoint
 
 FOLDER = "client-models"
 _ASKED = 32
-
-
-@dataclass(frozen=True)
-class Upload:
-    """What one client sent: its tensors, and the number of images that it trained on."""
-
-    arrays: ArrayRecord
-    examples: int
-
-
-def keep_client_models(run_dir: Path, teacher: Checkpoint, sent: Sequence[Upload]) -> None:
-    """Write what the clients sent, in its order, as model files into ``run_dir``; an earlier round's are replaced."""
-    folder, partial = run_dir / FOLDER, run_dir / f"{FOLDER}.partial"
-    for stale in (partial, folder):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(mode=0o700, parents=True)  # a single client's weights tell more of it than the average does
-    for number, upload in enumerate(sent):
-        checkpoint = replace(teacher, model=copy.deepcopy(teacher.model), examples=upload.examples)
-        load_record(checkpoint.model, upload.arrays)
-        save_checkpoint(partial / f"{number:04d}.safetensors", checkpoint)
-    partial.rename(folder)
+_log = logging.getLogger("flwr")  # where the rest of a run's log goes
 
 
 def load_client_models(folder: Path, teacher: Checkpoint) -> list[Checkpoint]:
@@ -80,7 +53,7 @@ def usable(clients: Sequence[Checkpoint]) -> list[Checkpoint]:
         if bool(torch.isfinite(predict(client.model, pictures, task)).all()):
             found.append(client)
         else:
-            log(WARNING, "left out client model %d of %d: its answers are not finite", number, len(clients))
+            _log.warning("left out client model %d of %d: its answers are not finite", number, len(clients))
     if not found:
         raise DsvError("no client's model gives finite answers; synthesise from the global model")
     return found

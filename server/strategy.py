@@ -15,9 +15,9 @@ from flwr.supercore import log
 
 from protos import allowlist
 from protos.exchange import reply_layout
-from server.client_models import Upload
 from server.events import BytesMoved, ClientNumbered, RoundDone, RoundEvaluated
 from server.message_bytes import MessageBytes
+from server.uploads import Upload
 
 RoundCallback = Callable[[int, ArrayRecord], None]
 ClientsCallback = Callable[[list[Upload]], None]

@@ -10,10 +10,11 @@ from protos import artefact
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors
 from protos.settings import CLIENTS, RunSettings
-from server.client_models import FOLDER, Upload, keep_client_models, load_client_models, usable
+from server.client_models import FOLDER, load_client_models, usable
 from server.events import Published
 from server.store import DirectoryStore
 from server.synthesis_job import publish_releases
+from server.uploads import Upload, keep_client_models
 
 SETTINGS = RunSettings(images_per_class="1", iterations=3, synthesis_from=CLIENTS)
 
