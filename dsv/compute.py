@@ -14,7 +14,7 @@ from dsv.device import checked_device
 from dsv.errors import DsvError
 
 PRECISIONS = ("float32", "tf32")
-_PIXELS = {"cpu": 10_240, "cuda": 1_000_000}
+_PIXELS_ON_CPU, _PIXELS_ON_CARD = 10_240, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,18 @@ class Compute:
         if self.precision not in PRECISIONS:
             raise DsvError(f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}")
 
+    @property
+    def _on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
     def chunk(self, image_size_px: int) -> int:
         """Images a micro-batch, at least 1, for square images of that side."""
-        return self.micro_batch or max(4, _PIXELS[torch.device(self.device).type] // image_size_px**2)
+        pixels = _PIXELS_ON_CPU if self._on_cpu else _PIXELS_ON_CARD
+        return self.micro_batch or max(4, pixels // image_size_px**2)
 
     def place(self, model: nn.Module) -> nn.Module:
         """``model`` on the device, in eval mode, in the memory layout that is fastest there; changed in place."""
-        layout = torch.channels_last if torch.device(self.device).type == "cuda" else torch.contiguous_format
+        layout = torch.contiguous_format if self._on_cpu else torch.channels_last
         return model.to(device=self.device, memory_format=layout).eval()  # type: ignore[call-overload, no-any-return]
 
     @contextmanager

@@ -6,6 +6,8 @@ import torch
 
 from dsv.errors import DsvError
 
+_TYPES = ("cpu", "cuda")
+
 
 def checked_device(name: str) -> torch.device:
     """The torch device called ``cpu``, ``cuda`` or ``cuda:N``.
@@ -17,7 +19,7 @@ def checked_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise DsvError(f"unknown device {name!r}; choose cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in _TYPES:
         raise DsvError(f"device {name!r} is not supported; choose cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DsvError(
