@@ -79,7 +79,7 @@ def paper_teacher(
             )
 
     runs = trained_form(model, compiled=compiled)
-    train(runs, images.train, images.train_labels, TASK, config, seed=seed, device=device, on_step=report)
+    train(runs, images.train, images.train_labels, TASK, config, seed=seed, on_step=report)
     checkpoint = Checkpoint(model.cpu().to(memory_format=torch.contiguous_format), spec, TASK)
     reached = accuracy(model, images.test, images.test_labels, TASK)
     print(f"teacher {seed}: {epochs} epochs, test accuracy {reached:.1%}", file=sys.stderr)

@@ -51,7 +51,7 @@ def main(name: str, data_root: str, cache: Path, *, device: str, compiled: bool,
 
     def reached(counts: Tensor | None) -> str:
         ensemble = Ensemble(members, counts).to(device)
-        return f"{accuracy(ensemble, images.test, images.test_labels, trajectory.task, device=device):.1%}"
+        return f"{accuracy(ensemble, images.test, images.test_labels, trajectory.task):.1%}"
 
     row = [name, f"{correlation(found, true):.2f}", reached(None), reached(found), reached(true)]
     print("| federation | correlation | mean | estimated shares | true shares |\n|---|---|---|---|---|")

@@ -122,8 +122,8 @@ def edited(
     paths: list[Path], pictures: Tensor, targets: list[int], config: SynthesisConfig, out: Path, **shared: Any
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Each picture beside its edit, (2 * N, C, H, W) uint8, and what there is to tell of each."""
-    task, device = shared["task"], shared["compute"].device
-    before = predict(shared["model"], pictures, task, device=device)
+    task = shared["task"]
+    before = predict(shared["model"], pictures, task)
     row, told = [], []
     for path, picture, old, target in zip(paths, pictures, before, targets, strict=True):
         piece = timed(f"edit {path.name}", edit, config, out, images=picture[None], target=target, **shared)

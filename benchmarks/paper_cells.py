@@ -97,9 +97,12 @@ class Bench:
     teacher_file: Path | None = None
 
     def teacher(self, seed: int) -> Checkpoint:
-        """The paper's teacher, or the one that was named."""
-        if self.teacher_file is not None:
-            return load_checkpoint(self.teacher_file)
+        """The paper's teacher, or the one that was named, on the device."""
+        found = self._trained(seed) if self.teacher_file is None else load_checkpoint(self.teacher_file)
+        found.model.to(self.device)
+        return found
+
+    def _trained(self, seed: int) -> Checkpoint:
         s = self.settings
         return paper_teacher(
             self.images,

@@ -60,7 +60,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, out: Path) -> None:
         return [round(curve[(len(curve) - 1) * part // 10], 4) for part in range(11)]
 
     def correlation(test: bool) -> dict[str, Any]:
-        seen = predict(teacher.model.to(bench.device), bench.images.test, TASK, device=bench.device)
+        seen = predict(teacher.model.to(bench.device), bench.images.test, TASK)
         accuracies = class_accuracies(seen, bench.images.test_labels)
         chosen = bench.selection(teacher, seed, variant="of test images" if test else "plain")
         sums = class_sums(chosen.multipliers, chosen.labels, TASK.classes)
@@ -118,7 +118,7 @@ def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, out: Path) -
         model = copy.deepcopy(teacher.model).requires_grad_(False)
         model.classifier.requires_grad_(True)
         training = TrainingConfig(300, "adam", 1e-3, True, 5e-3, 100, translate=0.0, crop=0.0)
-        train(model, train_images, splits[0].labels[:10_000], task, training, seed=seed, device=bench.device)
+        train(model, train_images, splits[0].labels[:10_000], task, training, seed=seed)
         config = dataclasses.replace(bench.synthesis(1), stationary_parameters="classifier.*")
         found = synthesize(model, task, config, seed=seed, compute=bench.compute)
         write_picture(picture_path(out, "figure-4-last-layer", seed), sheet([found.images]))

@@ -40,8 +40,8 @@ def student_accuracy(
     """
     model = build_model(spec, seed=weights_seed, device=device)
     runs = trained_form(model, compiled=compiled)
-    train(runs, images, targets, task, config, seed=training_seed, device=device)
-    reached = accuracy(model, *test, task, device=device)
+    train(runs, images, targets, task, config, seed=training_seed)
+    reached = accuracy(model, *test, task)
     print(f"a student, {spec}, of seed {training_seed}: {reached:.2%}", file=sys.stderr, flush=True)
     return reached
 

@@ -102,7 +102,8 @@ def fixed_rows(bench: Bench, federation: str, students: Students) -> list[Row]:
     base = _row(bench, federation, UNTRAINED, students)
     rows = []
     for architecture in students.architectures:
-        drawn = [build_model(ModelSpec.parse(architecture, task), seed=seed) for seed in range(1, students.seeds + 1)]
+        spec, seeds = ModelSpec.parse(architecture, task), range(1, students.seeds + 1)
+        drawn = [build_model(spec, seed=seed, device=bench.device) for seed in seeds]
         found = [accuracy(model.eval(), images.test, images.test_labels, task) for model in drawn]
         deviation = statistics.stdev(found) if len(found) > 1 else 0.0
         rows.append(

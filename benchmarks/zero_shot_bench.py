@@ -55,14 +55,16 @@ class Bench:
 
     @property
     def teacher(self) -> Checkpoint:
-        """The global model after the last round."""
-        return self.trajectory.checkpoint(self.trajectory.rounds[-1])
+        """The global model after the last round, on the device."""
+        found = self.trajectory.checkpoint(self.trajectory.rounds[-1])
+        found.model.to(self.device)
+        return found
 
     @cached_property
     def teacher_accuracy(self) -> float:
         """Share of all test images."""
         teacher = self.teacher
-        return accuracy(teacher.model, self.images.test, self.images.test_labels, teacher.task, device=self.device)
+        return accuracy(teacher.model, self.images.test, self.images.test_labels, teacher.task)
 
     @property
     def labeller(self) -> Labeller:

@@ -167,7 +167,7 @@ def federate(
                 model.load_state_dict(rounds[-1])
                 config = replace(settings.local_training(number, len(part)), bfloat16=bfloat16)
                 own, seed = torch.tensor(part), 1_000 * number + client
-                train(runs, images.train[own], images.train_labels[own], task, config, seed=seed, device=device)
+                train(runs, images.train[own], images.train_labels[own], task, config, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_file(_cpu(model.state_dict()), path)
                 print(f"{name}: round {number}: client {client + 1} of {len(parts)}", file=sys.stderr, flush=True)

@@ -40,6 +40,6 @@ def train_newcomer(
     """
     model = build_model(ModelSpec.parse(architecture, task), seed=seed, device=device)
     model.eval()
-    check_fits(model, task, device)
-    train(model, images, targets, task, config, seed=seed, device=device, on_step=on_step)
+    check_fits(model, task)
+    train(model, images, targets, task, config, seed=seed, on_step=on_step)
     return model

@@ -26,7 +26,7 @@ def train_locally(model: nn.Module, device: Device, *, round_number: int) -> tup
     (images, labels), _ = _own_images(device)
     seed = int(numpy.random.SeedSequence((settings.seed, round_number, device.client)).generate_state(1)[0])
     config = settings.local_training(round_number, len(images))
-    return len(images), train(model, images, labels, settings.task(), config, seed=seed, device=settings.device)
+    return len(images), train(model, images, labels, settings.task(), config, seed=seed)
 
 
 def evaluate_locally(model: nn.Module, device: Device) -> tuple[int, float]:
@@ -38,7 +38,7 @@ def evaluate_locally(model: nn.Module, device: Device) -> tuple[int, float]:
     _, (images, labels) = _own_images(device)
     if len(images) == 0:
         raise DsvError("this device has too few images to keep any from training; nothing to evaluate on")
-    return len(images), accuracy(model, images, labels, device.settings.task(), device=device.settings.device)
+    return len(images), accuracy(model, images, labels, device.settings.task())
 
 
 @lru_cache(maxsize=32)  # a simulation's process trains several clients, round after round

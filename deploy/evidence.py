@@ -91,7 +91,7 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     entropies = _entropy_lines(run) if run else []
     test = open_split(settings.data, settings.data_root, "test", checkpoint.task)
     device = settings.compute().device
-    seen = predict(checkpoint.model.to(device), test.images(), checkpoint.task, device=device)
+    seen = predict(checkpoint.model.to(device), test.images(), checkpoint.task)
     accuracies = class_accuracies(seen, test.labels)
     sums = class_sums(support_set.multipliers, support_set.labels, checkpoint.task.classes)
     table = Table("class", "sum of lambda", "test accuracy", "entropy of its DSVs (nats)")

@@ -108,7 +108,7 @@ def run_edit(
     label, state = class_index(target, task), state_in(out)
     paths, before = _pictures(images, task)
     new_folder(out)
-    seen = predict(compute.place(checkpoint.model), before, task, device=compute.device)
+    seen = predict(compute.place(checkpoint.model), before, task)
     found = edit(
         checkpoint.model,
         task,
@@ -163,11 +163,11 @@ def run_mix(
     new_folder(out)
     vectors = support_set.images[chosen].expand_as(pictures)
     model = compute.place(checkpoint.model)
-    seen = mix(model, task, vectors=vectors, images=pictures, shares=parts, device=compute.device)
+    seen = mix(model, task, vectors=vectors, images=pictures, shares=parts)
     blends = torch.stack([to_uint8(blend(vectors, pictures, share)) for share in parts], dim=1)
     write_picture(out / STRIP, sheet(list(blends)))
     label = int(support_set.labels[chosen])
-    unmixed = predict(model, pictures, task, device=compute.device).argmax(dim=1)
+    unmixed = predict(model, pictures, task).argmax(dim=1)
     own = seen[:, torch.arange(len(paths)), unmixed].mean(dim=1)
     name = task.class_names[label]
     headings = "share of the DSV", f"mean P({name}), its class", "mean P(picture's class)", f"seen as {name}"

@@ -92,4 +92,4 @@ def client_ensemble(bench: Bench, weights_bytes: int) -> RivalRow:
 
 
 def _test(bench: Bench, model: torch.nn.Module) -> float:
-    return accuracy(model, bench.test_images, bench.test_labels, bench.teacher.task, device=bench.device)
+    return accuracy(model, bench.test_images, bench.test_labels, bench.teacher.task)

@@ -75,7 +75,7 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
             save_checkpoint(options.save_model, Checkpoint(model, ModelSpec.parse(options.architecture, task), task))
             shown.say(f"model: {options.save_model}")
         if test is not None:
-            score = accuracy(model, test.images(), test.labels, task, device=options.device)
+            score = accuracy(model, test.images(), test.labels, task)
             shown.say(f"test accuracy on {options.data}: {score:.1%} of {len(test)} images")
 
 

@@ -52,7 +52,6 @@ def one_shot(
         train(
             *(model, train_images.load(own), labels, settings.task(), config),
             seed=seed,
-            device=settings.device,
             on_step=at_work.on_step,
         )
         return model.cpu().eval()

@@ -94,7 +94,7 @@ class SavingsBench:
 
     def _test(self, model: nn.Module) -> float:
         task = self._run.settings.task()
-        return accuracy(model.to(self._device), self._images, self._data.test.labels, task, device=self._device)
+        return accuracy(model.to(self._device), self._images, self._data.test.labels, task)
 
     def _bench(self, teacher: Checkpoint) -> Bench:
         labels, settings = self._data.test.labels, self._run.settings
@@ -137,7 +137,6 @@ class SavingsBench:
             settings.task(),
             config,
             seed=settings.seed,
-            device=self._device,
             on_step=self._every("all images on the server", config.steps),
         )
         for bits in ("float32", "int8"):

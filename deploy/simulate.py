@@ -167,7 +167,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     )
     finished = time.perf_counter()
     moved = [e for e in events if isinstance(e, BytesMoved)]
-    seen = predict(teacher.model, test_images, teacher.task, device=device)
+    seen = predict(teacher.model, test_images, teacher.task)
     score = share_correct(seen, data.test.labels)
     weights_bytes = max(e.bytes for e in moved if (e.purpose, e.direction) == (WEIGHTS, "down"))
     if settings.trainable != WHOLE:  # a newcomer holds no backbone: taking the teacher means taking all of it

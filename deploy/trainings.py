@@ -78,7 +78,7 @@ def run_jobs(bench: Bench, jobs: list[Job], note: Note) -> list[list[Outcome]]:
         model = train_newcomer(
             *(job.architecture, images, targets, task, config), seed=seed, device=bench.device, on_step=at_work.on_step
         )
-        seen = predict(model, bench.test_images, task, device=bench.device)
+        seen = predict(model, bench.test_images, task)
         return Outcome(share_correct(seen, bench.test_labels), confusion_counts(seen, bench.test_labels))
 
     seeds = range(bench.seed + 1, bench.seed + 1 + harness.newcomer_seeds)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
+from torch import nn
 
 from dsv.errors import DsvError
 
@@ -26,3 +29,8 @@ def checked_device(name: str) -> torch.device:
             f"device {name} was asked for, but this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
         )
     return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where ``model`` is, by its first parameter or buffer; the CPU when it has none."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))

@@ -71,7 +71,7 @@ def estimated_counts(
         (M, K) float32 on the device, above 0.
     """
     pictures = draw_dead_leaves(PICTURES, task, torch.Generator().manual_seed(0))
-    seen = [predict(member.to(device), pictures, task, device=device).mean(dim=0) for member in members]
+    seen = [predict(member.to(device), pictures, task).mean(dim=0) for member in members]
     counts = torch.stack(seen).double().cpu().clamp_min(torch.finfo(torch.float32).tiny)
     of_members = torch.tensor(sizes, dtype=torch.float64)[:, None]
     for _ in range(_FITTING_STEPS):

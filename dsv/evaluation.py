@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dsv.device import device_of
 from dsv.pixels import from_uint8
 from dsv.task import Task
 
@@ -12,12 +13,13 @@ _BATCH_SIZE = 512
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, task: Task, *, device: torch.device | str = "cpu") -> Tensor:
+def predict(model: nn.Module, images: Tensor, task: Task) -> Tensor:
     """Class probabilities, (N, K) float32 on the CPU, of (N, C, H, W) images in bytes (uint8, or float 0 to 255).
 
-    The model is put in eval mode.
+    The model is asked where it is, and put in eval mode.
     """
     model.eval()
+    device = device_of(model)
     batches = [
         torch.softmax(model(from_uint8(batch, task, device=device, dtype=torch.float32)).float(), dim=1).cpu()
         for batch in torch.split(images, _BATCH_SIZE)
@@ -25,11 +27,9 @@ def predict(model: nn.Module, images: Tensor, task: Task, *, device: torch.devic
     return torch.cat(batches) if batches else torch.empty(0, task.classes)
 
 
-def accuracy(
-    model: nn.Module, images: Tensor, labels: Tensor, task: Task, *, device: torch.device | str = "cpu"
-) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, task: Task) -> float:
     """Share of (N, C, H, W) uint8 images whose most probable class is their (N,) int64 label, 0 to 1."""
-    return share_correct(predict(model, images, task, device=device), labels)
+    return share_correct(predict(model, images, task), labels)
 
 
 def share_correct(probabilities: Tensor, labels: Tensor) -> float:

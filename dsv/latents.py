@@ -153,12 +153,11 @@ def mix(
     vectors: Tensor,
     images: Tensor,
     shares: Sequence[float],
-    device: torch.device | str = "cpu",
 ) -> Tensor:
     """What the model says of images into which DSVs are blended: share * vector + (1 - share) * image.
 
     Args:
-        model: (N, C, H, W) normalised float to (N, K) logits, on ``device``; it is put in eval mode.
+        model: (N, C, H, W) normalised float to (N, K) logits; it is asked where it is, and put in eval mode.
         task: geometry, classes and normalisation that the model was trained with.
         vectors: (N, C, H, W) uint8, for every image the DSV that is blended into it.
         images: (N, C, H, W) uint8.
@@ -174,7 +173,7 @@ def mix(
     if tuple(images.shape[1:]) != task.image_shape:
         raise DsvError(f"the images are {tuple(images.shape[1:])}, the task's are {task.image_shape}; use its size")
     # predict takes pixels of 0 to 255; it does not mind that these are no whole numbers
-    return torch.stack([predict(model, blend(vectors, images, share) * 255, task, device=device) for share in shares])
+    return torch.stack([predict(model, blend(vectors, images, share) * 255, task) for share in shares])
 
 
 def _noise(task: Task, config: SynthesisConfig, seed: int) -> Tensor:

@@ -123,7 +123,7 @@ def select(
         raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
     multipliers = _started(start, len(labels))
     model = compute.place(model)
-    check_fits(model, task, compute.device, dtypes=(torch.float32, torch.float64))
+    check_fits(model, task, dtypes=(torch.float32, torch.float64))
     parameters = chosen_parameters(model, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
 

@@ -168,7 +168,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         plan = plan or usual_views(self.task)
         if plan is None:
             raise DsvError(f"no number of views is usual for {self.task.image_size_px} px; give a dsv.ViewPlan")
-        check_fits(teacher.to(device).eval(), self.task, device)
+        check_fits(teacher.to(device).eval(), self.task)
         return dataclasses.replace(self, views=label_views(teacher, self.images, self.task, plan, device=device))
 
     def show(self, *, per_class: int = 10) -> Picture:
@@ -208,10 +208,10 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         from dsv.synthesis import check_fits  # which needs this module
 
         model.to(device).eval()
-        check_fits(model, self.task, device)
+        check_fits(model, self.task)
         targets = self.targets(labels)
         config = config or newcomer_training(targets=targets)
-        train(model, self.images, targets, self.task, config, seed=seed, device=device)
+        train(model, self.images, targets, self.task, config, seed=seed)
         return model
 
     def export(self, folder: Path | str) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dsv.anchors import Anchors
 from dsv.compute import Compute
 from dsv.deepkkt import KktTerms
+from dsv.device import device_of
 from dsv.errors import DsvError
 from dsv.evaluation import predict
 from dsv.frames import Frames
@@ -86,7 +87,7 @@ def synthesize(
     config, compute, ranks = config or SynthesisConfig(), compute or Compute(), ranks or Ranks()
     model = compute.place(model)
     wanted = _labels(task, config) if labels is None else _checked(labels, task)
-    check_fits(model, task, compute.device)
+    check_fits(model, task)
     options = asdict(config) | ({} if anchors is None else {"anchors_sha256": anchors.digest})
     provenance = _provenance(model, teacher_architecture, start, seed, options)
     moved = model if anchors is None else copy.deepcopy(model)
@@ -108,7 +109,7 @@ def synthesize(
     return SupportSet(
         images=images,
         labels=wanted if wanted.ndim == 1 else wanted.argmax(dim=1),
-        soft_labels=label(images) if label else predict(model, images, task, device=compute.device),
+        soft_labels=label(images) if label else predict(model, images, task),
         multipliers=final.multipliers if anchors is None else (final.multipliers * anchors.units(wanted)).mean(dim=1),
         task=task,
         provenance=provenance,
@@ -149,16 +150,14 @@ def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
 def check_fits(
     model: nn.Module,
     task: Task,
-    device: torch.device | str = "cpu",
     *,
     dtypes: Sequence[torch.dtype] = (torch.float32,),
 ) -> None:
     """Check that ``model`` maps the task's images to the task's classes.
 
     Args:
-        model: on ``device``, in the mode that it is asked in.
-        task: whose images and classes.
-        device: where one black image is tried.
+        model: in the mode that it is asked in, and where it is.
+        task: whose images and classes; one black image is tried.
         dtypes: that its parameters may have.
 
     Raises:
@@ -170,7 +169,7 @@ def check_fits(
     try:
         with torch.no_grad():
             dtype = next((p.dtype for p in model.parameters()), torch.float32)
-            logits = model(torch.zeros(1, *task.image_shape, device=device, dtype=dtype))
+            logits = model(torch.zeros(1, *task.image_shape, device=device_of(model), dtype=dtype))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise DsvError(
             f"the model does not take images of {task.channels} x {task.image_size_px} x {task.image_size_px}; "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsv.augmentation import Augmentation
+from dsv.device import device_of
 from dsv.errors import DsvError
 from dsv.optimisers import Adam, Sgd
 from dsv.parameters import start_training
@@ -145,18 +146,16 @@ def train(
     config: TrainingConfig,
     *,
     seed: int,
-    device: torch.device | str = "cpu",
     on_step: Callable[[int, float], None] | None = None,
 ) -> float:
     """Train ``model`` in place, those parameters that require a gradient, and leave it in eval mode.
 
     Args:
-        model: (N, C, H, W) normalised float to (N, K) logits.
+        model: (N, C, H, W) normalised float to (N, K) logits; it is trained where it is.
         images: (N, C, H, W) uint8 on the CPU.
         targets: (N,) int64 classes or (N, K) float probabilities; or labelled views of the images, which are neither
             augmented nor mixed again, with the loss of ``LabelledViews``.
         seed: of the order of the images and the augmentation.
-        device: where the model is and the batches go.
         on_step: called with the number of steps done and the loss of the last one.
 
     Returns:
@@ -168,7 +167,7 @@ def train(
     if len(images) == 0:
         raise DsvError("there are no images to train on")
     config = config.suited_to(model, task.classes)
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = torch.Generator().manual_seed(seed), device_of(model)
     if isinstance(targets, LabelledViews):
         loss_of: Callable[[Tensor, Tensor], Tensor] = targets.loss
         batches = _view_batches(targets.of(images, task), task, config.batch_size, generator=generator, device=device)
@@ -202,7 +201,7 @@ def _augmented_batches(
     config: TrainingConfig,
     *,
     generator: torch.Generator,
-    device: torch.device | str,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (B, C, H, W) normalised images and (B, K) probabilities: augmented, and mixed up where asked for."""
     augment = Augmentation(translate=config.translate, crop=config.crop, mirror=0.5 if task.mirror else 0.0)
@@ -214,7 +213,7 @@ def _augmented_batches(
 
 
 def _view_batches(
-    views: Views, task: Task, size: int, *, generator: torch.Generator, device: torch.device | str
+    views: Views, task: Task, size: int, *, generator: torch.Generator, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (B, C, H, W) normalised views and their (B,) numbers; several batches of small ones drawn at once."""
     at_once = max(1, _VALUES_AT_ONCE // (size * math.prod(task.image_shape)))

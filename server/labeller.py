@@ -30,7 +30,7 @@ class Labeller:
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, K) float32 of (N, C, S, S) uint8 images."""
-        return predict(self.model, images, self._task, device=self._device)
+        return predict(self.model, images, self._task)
 
     def views(
         self, images: Tensor, plan: ViewPlan, on_labelled: Callable[[int, int], None] | None = None

@@ -199,11 +199,11 @@ def test_views_of_another_number_of_classes(support_set, labelled):
 def test_a_newcomer_learns_from_views_what_the_images_do_not_show(device):
     """The pictures carry no classes at all; the teacher's answers to their views do."""
     views = label_views(brightness, pictures(), COLOUR, ViewPlan(1000, leaves=100), device=device)
-    model = build_model(newcomer_spec(COLOUR), seed=1, device=device)
-    train(model, pictures(), views, COLOUR, newcomer_training(100), seed=1, device=device)
+    model = build_model(newcomer_spec(COLOUR), seed=1)
+    train(model, pictures(), views, COLOUR, newcomer_training(100), seed=1)
     fresh = draw_dead_leaves(200, COLOUR, torch.Generator().manual_seed(9))
     labels = brightness(from_uint8(fresh, COLOUR, dtype=torch.float32)).argmax(dim=1)
-    assert accuracy(model, fresh, labels, COLOUR, device=device) > 0.85
+    assert accuracy(model, fresh, labels, COLOUR) > 0.85
 
 
 def newcomer_spec(task):
