@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cifar import TASK, TEACHER, Images, load_images
+from benchmarks.crops import random_crops
 from benchmarks.paper_cells import Bench, Cells, Settings, draw_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
 from benchmarks.paper_variations import recipe_cells, selection_cells, variation_cells
@@ -34,12 +35,13 @@ from dsv import (
     accuracy,
     dead_leaves_start,
     newcomer_training,
+    picture_paths,
+    read_picture,
     synthesize,
 )
 from protos import artefact
 from protos.settings import AUTO
 from server.labeller import Labeller
-from server.start_images import load_start
 from server.view_labels import plan_of
 
 PAPER = {  # accuracy in percent at 1, 10, 50 images per class
@@ -61,6 +63,15 @@ def random_images(images: Images, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images.train_labels), generator=generator)
     return torch.cat([order[images.train_labels[order] == label][:count] for label in range(TASK.classes)])
+
+
+def other_images(folder: Path, count: int) -> Tensor:
+    """``count`` pictures of another data set, (count, 3, 32, 32) uint8: all that the folder has, in order of their
+    paths, and random crops of them where these are too few."""
+    whole = min(count, len(picture_paths(folder)))
+    pictures = torch.stack([read_picture(path, TASK) for path in picture_paths(folder)[:whole]])
+    further = [random_crops(folder, TASK, count - whole, torch.Generator().manual_seed(0))] if whole < count else []
+    return torch.cat([pictures, *further])
 
 
 def teacher_accuracy(bench: Bench, seed: int, images: Tensor, labels: Tensor) -> float:
@@ -216,8 +227,7 @@ def main(**o: Any) -> None:
     compute = Compute(device=o["device"], compiled=o["compiled"])
     bench = Bench(load_images(o["data_root"], o["cache"]), settings, o["device"], o["cache"], compute, o["teacher"])
     cells, per_class = Cells(o["out"], settings, o["rows"].split(";")), [int(c) for c in o["per_class"].split(",")]
-    largest = max(per_class)
-    other = load_start(str(o["other"]), TASK, largest) if o["other"] else None
+    other = other_images(o["other"], max(per_class) * TASK.classes) if o["other"] else None
     for seed in (int(s) for s in o["seeds"].split(",")):
         found = partial(teacher_accuracy, bench, seed)
         cells.fill(f"teacher/{seed}", partial(found, bench.images.test, bench.images.test_labels))
