@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 
 import torch
@@ -25,9 +26,10 @@ def checked_device(name: str) -> torch.device:
     if device.type not in _TYPES:
         raise DsvError(f"device {name!r} is not supported; choose cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DsvError(
-            f"device {name} was asked for, but this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
-        )
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if shown is None else f" (CUDA_VISIBLE_DEVICES is {shown!r} here and hides all others)"
+        count = torch.cuda.device_count()
+        raise DsvError(f"device {name} was asked for, but this machine has {count} CUDA devices{hidden}; use cpu")
     return device
 
 

@@ -15,6 +15,12 @@ child.wait()
 """
 """Of another session and without a trace of the home in its environment, like Ray's processes with a title."""
 
+A_CLIENT_OF_RAY = """
+import os, ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+print(ray.get(ray.remote(num_cpus=1, num_gpus=0.0)(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).remote()))
+"""
+
 
 def command_line(pid: str) -> str:
     """Empty where there is no such process, and of a zombie."""
@@ -38,3 +44,11 @@ def test_who_does_not_belong_to_it_is_left_alone(tmp_path):
         with flower_process([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "b", log) as goes:
             pass
         assert goes.poll() is not None and stays.poll() is None
+
+
+def test_a_simulated_client_sees_the_cards_of_the_machine(tmp_path):
+    """Ray hides them from whoever asks for no share of one, as Flower's simulated clients do not."""
+    environment = {**flower_environment(tmp_path), "CUDA_VISIBLE_DEVICES": "5"}
+    command = [sys.executable, "-c", A_CLIENT_OF_RAY]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100)
+    assert ended.stdout.split() == ["5"]

@@ -134,10 +134,14 @@ def test_labels_that_are_none(teacher, task):
         synthesize(teacher.model, task, SHORT, labels=torch.zeros(0, dtype=torch.int64))
 
 
-def test_cuda_where_there_is_none():
+def test_cuda_where_there_is_none(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(DsvError, match="this machine has 0 CUDA devices"):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(DsvError, match="this machine has 0 CUDA devices; use cpu"):
+        checked_device("cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(DsvError, match="CUDA_VISIBLE_DEVICES is '' here and hides all others"):
         checked_device("cuda")
     for name in ("meta", "nonsense"):
         with pytest.raises(DsvError, match="choose cpu, cuda"):
