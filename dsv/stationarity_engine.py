@@ -60,6 +60,8 @@ def _derivatives(forward: Forward, model: nn.Module, parameters: Parameters, *, 
 
     def losses(chosen: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = forward(chosen, inputs)
+        if compiled and labels.ndim == 1:  # torch 2.11's compiler fails at the second derivative of nll_loss
+            labels = (labels[:, None] == torch.arange(logits.shape[1], device=logits.device)).to(logits)
         return functional.cross_entropy(logits, labels, reduction="none"), logits
 
     def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
