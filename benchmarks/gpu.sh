@@ -3,8 +3,8 @@
 #   sh benchmarks/gpu.sh DATA RESNET50.safetensors OUT [PART ...]
 # DATA: a folder with cifar10/ and imagenet-sample/ as ImageFolder trees, and Fashion-MNIST. RESNET50: torchvision's
 # weights. OUT: what is made, but for the rows, which go to docs/results/. PART: of tests, synthesis, imagenet,
-# zero_shot, paper; all of them when left out. Each goes on where it was cut off. Has been
-# run in miniature on the tests' second device, and not yet on a card.
+# zero_shot, paper; all of them when left out. Each goes on where it was cut off. PYTHON=python3 where there is no
+# .venv; Flower is not needed. Has been run in miniature on the tests' second device, and not yet on a card.
 set -eu
 data=$1 resnet50=$2 out=$3
 shift 3
@@ -14,8 +14,9 @@ tests() { # those that take every device that is there
   python -m pytest tests/test_kkt_gradient.py tests/test_synthesis.py tests/test_selection.py tests/test_views.py
 }
 
-synthesis() { # seconds and memory beside the plain loop, the share of the card's matrix throughput, tf32's error
-  for way in "" "--compiled" "--compiled --precision tf32"; do
+synthesis() { # seconds and memory beside the plain loop, the share of the card's matrix throughput, tf32's error; in
+  # parts of 50 too: a card takes a thousand images at once, in which memory grows with their number
+  for way in "" "--compiled" "--compiled --precision tf32" "--micro-batch 50 --cases small"; do
     # shellcheck disable=SC2086
     python -m benchmarks.synthesis --device cuda $way
   done

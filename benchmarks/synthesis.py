@@ -17,6 +17,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 import click
@@ -42,6 +43,8 @@ from dsv import (
 CASES = {"small": ("convnet", 128, 32, 10, (10, 50, 100, 500)), "large": ("resnet50", 0, 224, 1000, (8,))}
 WEIGHTS = KktWeights(primal=0.1, total_variation=0.0, norm=0.0, augmented=0.0)
 REPEATS = {"small": 5, "large": 2}
+SAME = ("device", "case", "precision", "compiled", "count", "micro_batch")
+"""Fields of a row by which it replaces an older one."""
 
 
 @dataclass(frozen=True)
@@ -223,16 +226,15 @@ def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) ->
 def main(  # noqa: PLR0917
     device: str, cases: str, counts: str, micro_batch: int, precision: str, compiled: bool, out: Path
 ) -> None:
-    """Measure; rows of an existing file with the same case, device, count, precision and compilation are replaced."""
+    """Measure; rows of an existing file that are of the same (``SAME``) are replaced."""
     compute = Compute(device, micro_batch, precision, compiled)
     stored = json.loads(out.read_text()) if out.exists() else {"machines": {}, "rows": []}
     kept, machines = stored["rows"], {**stored["machines"], device: this_machine(device)}
     for case in cases.split(","):
         for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
             row = asdict(measure(case, count, compute))
-            same = ("case", "device", "count", "precision", "compiled")
-            kept = [other for other in kept if any(other[name] != row[name] for name in same)] + [row]
-            kept.sort(key=lambda r: (r["device"], r["case"], r["precision"], r["compiled"], r["count"]))
+            kept = [other for other in kept if any(other[name] != row[name] for name in SAME)] + [row]
+            kept.sort(key=itemgetter(*SAME))
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps({"machines": machines, "rows": kept}, indent=1) + "\n")
     print(markdown([Row(**row) for row in kept]))
@@ -240,12 +242,15 @@ def main(  # noqa: PLR0917
 
 def markdown(rows: list[Row]) -> str:
     """The table."""
-    names = ("case", "device", "DSVs", "precision", "compiled", "ours, s", "plain, s", "ratio", "ours, peak MB")
-    lines = [f"| {' | '.join((*names, 'plain, peak MB', 'error', 'of matrix throughput'))} |", "|---" * 12 + "|"]
+    settings = ("case", "device", "DSVs", "at once", "precision", "compiled")
+    found = ("ours, s", "plain, s", "ratio", "ours, peak MB", "plain, peak MB", "error", "of matrix throughput")
+    columns = settings + found
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         share = "-" if row.share_of_matmul is None else f"{row.share_of_matmul:.0%}"
+        compiled = "yes" if row.compiled else "no"
         lines.append(
-            f"| {row.case} | {row.device} | {row.count} | {row.precision} | {'yes' if row.compiled else 'no'} "
+            f"| {row.case} | {row.device} | {row.count} | {row.micro_batch} | {row.precision} | {compiled} "
             f"| {row.ours_s:.3f} | {row.plain_s:.3f} | {row.plain_s / row.ours_s:.2f} "
             f"| {row.ours_peak_bytes / 1e6:.0f} | {row.plain_peak_bytes / 1e6:.0f} "
             f"| {row.gradient_error:.0e} | {share} |"
