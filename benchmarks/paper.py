@@ -68,10 +68,11 @@ def random_images(images: Images, count: int, seed: int) -> Tensor:
 def other_images(folder: Path, count: int) -> Tensor:
     """``count`` pictures of another data set, (count, 3, 32, 32) uint8: all that the folder has, in order of their
     paths, and random crops of them where these are too few."""
-    whole = min(count, len(picture_paths(folder)))
-    pictures = torch.stack([read_picture(path, TASK) for path in picture_paths(folder)[:whole]])
-    further = [random_crops(folder, TASK, count - whole, torch.Generator().manual_seed(0))] if whole < count else []
-    return torch.cat([pictures, *further])
+    pictures = torch.stack([read_picture(path, TASK) for path in picture_paths(folder)[:count]])
+    if len(pictures) == count:
+        return pictures
+    crops = random_crops(folder, TASK, count - len(pictures), torch.Generator().manual_seed(0))
+    return torch.cat([pictures, crops])
 
 
 def teacher_accuracy(bench: Bench, seed: int, images: Tensor, labels: Tensor) -> float:

@@ -60,7 +60,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, out: Path) -> None:
         return [round(curve[(len(curve) - 1) * part // 10], 4) for part in range(11)]
 
     def correlation(test: bool) -> dict[str, Any]:
-        seen = predict(teacher.model.to(bench.device), bench.images.test, TASK)
+        seen = predict(teacher.model, bench.images.test, TASK)
         accuracies = class_accuracies(seen, bench.images.test_labels)
         chosen = bench.selection(teacher, seed, variant="of test images" if test else "plain")
         sums = class_sums(chosen.multipliers, chosen.labels, TASK.classes)

@@ -33,11 +33,10 @@ def environment(tmp_path_factory):
     """Of processes that know the second device."""
     built = tmp_path_factory.mktemp("second-device") / "device.so"
     torch_folder = Path(torch.__file__).parent
-    include = [f"-I{torch_folder / 'include'}", f"-I{torch_folder / 'include/torch/csrc/api/include'}"]
-    link = [f"-L{torch_folder / 'lib'}", f"-Wl,-rpath,{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    flags = ["-O0", "-std=c++20", "-shared", "-fPIC", abi]
-    subprocess.run(["g++", *flags, *include, FOLDER / "device.cpp", "-o", built, *link], check=True, timeout=300)
+    libraries = torch_folder / "lib"
+    flags = ["-O0", "-std=c++20", "-shared", "-fPIC", f"-I{torch_folder / 'include'}"]
+    link = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"]
+    subprocess.run(["g++", *flags, FOLDER / "device.cpp", "-o", built, *link], check=True, timeout=300)
     path = os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "SECOND_DEVICE": str(built), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 

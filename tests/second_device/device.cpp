@@ -138,8 +138,9 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
     TORCH_CHECK(!other.defined() || other.device() == input.device(), "tensors on two devices in a convolution");
   std::optional<Tensor> biased;
   if (bias && bias->defined()) biased = on_cpu(*bias);
-  return at::convolution(to_convolve(input), to_convolve(weight), biased, stride, padding, dilation, transposed, output_padding,
-                         groups).to(input.device());
+  return at::convolution(to_convolve(input), to_convolve(weight), biased, stride, padding, dilation, transposed,
+                         output_padding, groups)
+      .to(input.device());
 }
 
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(
@@ -147,8 +148,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups, std::array<bool, 3> wanted) {
   TORCH_CHECK(grad.device() == input.device() && weight.device() == input.device(), "tensors on two devices");
   auto [of_input, of_weight, of_bias] = at::convolution_backward(
-      to_convolve(grad), to_convolve(input), to_convolve(weight), IntArrayRef{grad.size(1)}, stride, padding, dilation, transposed,
-      output_padding, groups, wanted);
+      to_convolve(grad), to_convolve(input), to_convolve(weight), IntArrayRef{grad.size(1)}, stride, padding, dilation,
+      transposed, output_padding, groups, wanted);
   auto back = [&](const Tensor& found) { return found.defined() ? found.to(input.device()) : found; };
   return {back(of_input), back(of_weight), back(of_bias)};
 }
