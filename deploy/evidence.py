@@ -17,6 +17,7 @@ from deploy.console import table_console
 from deploy.options import QUIET, TEACHER, options_of
 from deploy.progress import display
 from dsv import (
+    Checkpointing,
     DsvError,
     SelectionConfig,
     class_accuracies,
@@ -43,11 +44,15 @@ _DATA = ("data", "data_root")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the selection, JSON.")
 @QUIET
 def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any) -> None:
-    """Rank one's own training images by how much the model rests on each; nothing leaves this machine."""
+    """Rank one's own training images by how much the model rests on each; nothing leaves this machine.
+
+    What was killed goes on when it is called again: its state lies beside ``out``, for its user alone.
+    """
     config = SelectionConfig(values["steps"], values["step"], values["distance"], values["stationary_parameters"])
     settings = RunSettings(**{name: values[name] for name in (*_DATA, "device", "micro_batch")})
     checkpoint = load_checkpoint(teacher)
     check_output(out, "the selection")
+    state = Checkpointing(out.with_name(f".{out.name}.state"))
     with display(quiet=quiet) as shown:
         found, _ = select_own_images(
             checkpoint,
@@ -56,6 +61,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
             config,
             settings.compute(),
             per_class=per_class,
+            checkpointing=state,
             on_iteration=lambda done, d: shown.update("selection", done, config.iterations, f"distance {d:.4f}"),
         )
     chosen = found.coreset(per_class)
@@ -67,6 +73,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
         "distances": list(found.distances),
     }
     write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection", private=True)
+    state.clear()
     table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
     for label, name in enumerate(checkpoint.task.class_names):
         own = found.multipliers[found.labels == label]

@@ -1,4 +1,4 @@
-"""The state of an unfinished synthesis on disk, so that a killed run goes on and ends in the same bytes."""
+"""The state of unfinished work on disk, so that a killed run goes on and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from dsv.optimisers import Moments
 
 @dataclass(frozen=True)
 class SynthesisState:
-    """Everything that the next step reads.
+    """Everything that the next step of a synthesis reads.
 
     Args:
         iteration: steps done.
@@ -36,8 +36,24 @@ class SynthesisState:
 
 
 @dataclass(frozen=True)
+class SelectionState:
+    """Everything that the next step of a selection reads.
+
+    Args:
+        multipliers: (N,) float32, >= 0.
+        distances: D before each of the steps that were done.
+    """
+
+    multipliers: Tensor
+    distances: tuple[float, ...]
+
+
+State = TypeVar("State", SynthesisState, SelectionState)
+
+
+@dataclass(frozen=True)
 class Checkpointing:
-    """Where and how often the state of a synthesis is saved.
+    """Where and how often the state of a synthesis or a selection is saved.
 
     Args:
         path: of the file; replaced atomically at every save.
@@ -58,7 +74,11 @@ class Checkpointing:
         if not self.every_s >= 0:
             raise DsvError(f"a state is saved every 0 or more seconds, got {self.every_s}")
 
-    def save(self, identity: str, state: SynthesisState) -> None:
+    def due(self, iteration: int, waited_s: float) -> bool:
+        """Whether the state after ``iteration`` steps is one to save, ``waited_s`` after the one before."""
+        return iteration % self.every == 0 or waited_s >= self.every_s
+
+    def save(self, identity: str, state: SynthesisState | SelectionState) -> None:
         """Write ``state`` of the run that ``identity`` names.
 
         Raises:
@@ -81,8 +101,8 @@ class Checkpointing:
                 partial.unlink()
             raise DsvError(f"cannot save the state {self.path}: {error.strerror}; free space or rights") from None
 
-    def load(self, identity: str) -> SynthesisState | None:
-        """The saved state, or None where nothing is saved or it belongs to another run.
+    def load(self, identity: str, kind: type[State]) -> State | None:
+        """The saved state, of that kind, or None where nothing is saved or it belongs to another run.
 
         Raises:
             DsvError: the file is there but cannot be read.
@@ -90,7 +110,7 @@ class Checkpointing:
         try:
             # weights_only: nothing but tensors and plain values is unpickled
             found: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
-            return SynthesisState(**found) if found.pop("identity") == identity else None
+            return kind(**found) if found.pop("identity") == identity else None
         except FileNotFoundError:
             return None
         except Exception as error:  # torch names no common ancestor of what a damaged file raises

@@ -7,9 +7,13 @@ images are. The gradient of the distance in lambda_i is the directional derivati
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +24,14 @@ from dsv.deepkkt import DISTANCES, project_dual
 from dsv.errors import DsvError
 from dsv.parameters import chosen_parameters
 from dsv.pixels import from_uint8
+from dsv.resume import Checkpointing, SelectionState
 from dsv.stationarity_engine import Batch, StationarityEngine
+from dsv.support_set import model_digest
 from dsv.synthesis import check_fits
 from dsv.task import Task
+
+Load = Callable[[Sequence[int]], Tensor]
+"""From indices to (n, C, H, W) uint8 images."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +99,14 @@ class Selection:
 
 def select(
     model: nn.Module,
-    load: Callable[[Sequence[int]], Tensor],
+    load: Load,
     labels: Tensor,
     task: Task,
     config: SelectionConfig,
     *,
     start: Tensor | None = None,
     compute: Compute | None = None,
+    checkpointing: Checkpointing | None = None,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> Selection:
     """Learn lambda >= 0 for given images.
@@ -109,35 +119,33 @@ def select(
         config: the options.
         start: (N,) multipliers >= 0 to start from, up to a factor that is found; all alike if not given.
         compute: device and micro-batch; memory follows the micro-batch and one float per image.
+        checkpointing: where the state is saved at intervals, and read from when it is the state of this very selection,
+            of these very images, which are read once more to tell.
         on_iteration: called after every iteration with the number of those done and the distance that they led to.
 
     Raises:
         DsvError: no images, a label that is none of the task's classes, a start that is not one finite number >= 0 an
-            image and above 0 somewhere, or a model that does not fit the task or has no parameter that
-            ``stationary_parameters`` names.
+            image and above 0 somewhere, a model that does not fit the task or has no parameter that
+            ``stationary_parameters`` names, or a state that cannot be read or saved.
     """
     compute = compute or Compute()
-    if len(labels) == 0:
-        raise DsvError("there are no images to select from")
-    if not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
-        raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
-    multipliers = _started(start, len(labels))
+    multipliers = _started(start, labels, task)
     model = compute.place(model)
     check_fits(model, task, dtypes=(torch.float32, torch.float64))
     parameters = chosen_parameters(model, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
+    images = _Images(load, labels, compute.chunk(task.image_size_px))
+    saved = _Saved(checkpointing, lambda: _identity(model, images, multipliers, (task, config, compute)))
+    state = saved.state() or SelectionState(multipliers, ())
+    multipliers, distances = state.multipliers, list(state.distances)
 
     def batches() -> Iterator[tuple[slice, Batch]]:
-        size = compute.chunk(task.image_size_px)
-        for first in range(0, len(labels), size):
-            own = slice(first, min(first + size, len(labels)))
-            images = from_uint8(
-                load(range(own.start, own.stop)), task, device=compute.device, dtype=next(model.parameters()).dtype
-            )
-            yield own, Batch(images, labels[own].to(compute.device), multipliers[own].to(images))
+        for own, read in images:
+            inputs = from_uint8(read, task, device=compute.device, dtype=next(model.parameters()).dtype)
+            yield own, Batch(inputs, labels[own].to(compute.device), multipliers[own].to(inputs))
 
-    distances, slopes = [], torch.empty(len(labels))  # in one piece: many small ones would scatter over the heap
-    for iteration in range(config.iterations + 1):
+    slopes = torch.empty(len(labels))  # in one piece: many small ones would scatter over the heap
+    for iteration in range(len(distances), config.iterations + 1):
         total = engine.total_gradient(batch for _, batch in batches())
         if iteration == 0:
             scale = engine.least_squares_scale(total) or 1.0
@@ -150,16 +158,67 @@ def select(
         if iteration < config.iterations:
             for own, batch in batches():
                 slopes[own] = engine.slopes(direction, batch)
-            fallen = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
-            deviation = slopes.square().mean().sqrt().clamp(min=1e-30)
-            multipliers -= config.step * fallen * multipliers.mean() * slopes / deviation
-            project_dual(multipliers)
+            _descend(multipliers, slopes, config, iteration)
+            saved.offer(SelectionState(multipliers, tuple(distances)))
     return Selection(multipliers, labels, task.classes, tuple(distances))
 
 
-def _started(start: Tensor | None, count: int) -> Tensor:
+def _descend(multipliers: Tensor, slopes: Tensor, config: SelectionConfig, iteration: int) -> None:
+    """One step of projected gradient descent, in place."""
+    fallen = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+    deviation = slopes.square().mean().sqrt().clamp(min=1e-30)
+    multipliers -= config.step * fallen * multipliers.mean() * slopes / deviation
+    project_dual(multipliers)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Given images, read ``size`` at a time, each time anew: they may not fit into memory."""
+
+    load: Load
+    labels: Tensor
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        for first in range(0, len(self.labels), self.size):
+            own = slice(first, min(first + self.size, len(self.labels)))
+            yield own, self.load(range(own.start, own.stop))
+
+
+class _Saved:
+    """What is kept of a selection on disk, if it is to be kept."""
+
+    def __init__(self, checkpointing: Checkpointing | None, identity: Callable[[], str]) -> None:
+        self._to, self._saved_s = checkpointing, time.monotonic()
+        self._identity = "" if checkpointing is None else identity()
+
+    def state(self) -> SelectionState | None:
+        return self._to.load(self._identity, SelectionState) if self._to else None
+
+    def offer(self, state: SelectionState) -> None:
+        """Save the state if it is time to."""
+        if self._to and self._to.due(len(state.distances), time.monotonic() - self._saved_s):
+            self._to.save(self._identity, state)
+            self._saved_s = time.monotonic()
+
+
+def _started(start: Tensor | None, labels: Tensor, task: Task) -> Tensor:
     """Multipliers of mean 1."""
-    found = torch.ones(count) if start is None else start.float()
-    if len(found) != count or not (found.min() >= 0 and 0 < found.max() < math.inf):
-        raise DsvError(f"a start of a selection must have {count} finite multipliers, >= 0 and not all 0")
+    if len(labels) == 0:
+        raise DsvError("there are no images to select from")
+    if not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
+        raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
+    found = torch.ones(len(labels)) if start is None else start.float()
+    if len(found) != len(labels) or not (found.min() >= 0 and 0 < found.max() < math.inf):
+        raise DsvError(f"a start of a selection must have {len(labels)} finite multipliers, >= 0 and not all 0")
     return found / found.mean()
+
+
+def _identity(model: nn.Module, images: _Images, start: Tensor, options: tuple[Any, ...]) -> str:
+    """What must be equal for a saved state to be a state of this selection; ``options`` are data classes."""
+    described = [model_digest(model), *map(asdict, options), str(torch.__version__)]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    digest.update(images.labels.numpy().tobytes() + start.numpy().tobytes())
+    for _, read in images:
+        digest.update(read.cpu().numpy().tobytes())
+    return digest.hexdigest()

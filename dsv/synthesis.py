@@ -24,7 +24,7 @@ from dsv.frames import Frames
 from dsv.pixel_optimiser import PixelOptimiser
 from dsv.pixels import to_uint8
 from dsv.ranks import Ranks
-from dsv.resume import Checkpointing
+from dsv.resume import Checkpointing, SynthesisState
 from dsv.start import Start
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis_config import SynthesisConfig
@@ -93,7 +93,7 @@ def synthesize(
     moved = model if anchors is None else copy.deepcopy(model)
     run = PixelOptimiser(moved, task, config, wanted, compute=compute, ranks=ranks, anchors=anchors)
     identity = _identity(provenance, task, compute, ranks, labels=wanted, start=start)
-    state = checkpointing.load(identity) if checkpointing else None
+    state = checkpointing.load(identity, SynthesisState) if checkpointing else None
     run.restore(state) if state else run.begin(seed, start)
     _show(run, frames, ranks)
     saved_s = time.monotonic()
@@ -131,8 +131,8 @@ def _provenance(
 
 def _save(run: PixelOptimiser, checkpointing: Checkpointing, identity: str, ranks: Ranks, saved_s: float) -> float:
     """Save where it is time to; when it was last done. Several ranks must agree, and have no clock in common."""
-    late = ranks.count == 1 and time.monotonic() - saved_s >= checkpointing.every_s
-    if run.iteration % checkpointing.every and not late:
+    waited_s = time.monotonic() - saved_s if ranks.count == 1 else 0.0
+    if not checkpointing.due(run.iteration, waited_s):
         return saved_s
     state = run.state()  # every rank gives its share
     if ranks.rank == 0:
