@@ -27,6 +27,7 @@ from benchmarks.paper_cells import Bench, Cells, Settings, draw_set
 from benchmarks.paper_figures import figure_cells, transfer_cell
 from benchmarks.paper_variations import recipe_cells, selection_cells, variation_cells
 from dsv import (
+    Checkpointing,
     Compute,
     ModelSpec,
     Start,
@@ -90,9 +91,11 @@ def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dic
         return images[chosen], labels[chosen]
 
     def synthesised(name: str, start: Start | None) -> Labelled:
-        def make() -> SupportSet:
+        def make(kept: Checkpointing) -> SupportSet:
             options = bench.synthesis(count)
-            return synthesize(teacher.model, TASK, options, seed=seed, start=start, compute=bench.compute)
+            return synthesize(
+                teacher.model, TASK, options, seed=seed, start=start, compute=bench.compute, checkpointing=kept
+            )
 
         found = kept_set(bench, f"{name}-{count}-{seed}", seed, make)
         return found.images, found.labels
@@ -154,24 +157,28 @@ def view_cells(bench: Bench, cells: Cells, seed: int, count: int, *, steps: int,
 def our_set(bench: Bench, seed: int, count: int) -> SupportSet:
     """What the product makes of the teacher with its own options, in as many iterations as the other cells."""
 
-    def make() -> SupportSet:
+    def make(kept: Checkpointing) -> SupportSet:
         teacher = bench.teacher(seed)
         labeller = Labeller(teacher.model, TASK, bench.device)
         start = dead_leaves_start(labeller.probabilities, TASK, count, seed=seed)
         config = SynthesisConfig(images_per_class=count, iterations=bench.settings.iterations)
-        return synthesize(teacher.model, TASK, config, seed=seed, start=start, compute=bench.compute)
+        return synthesize(
+            teacher.model, TASK, config, seed=seed, start=start, compute=bench.compute, checkpointing=kept
+        )
 
     return kept_set(bench, f"ours-{count}-{seed}", seed, make)
 
 
-def kept_set(bench: Bench, name: str, seed: int, make: Callable[[], SupportSet]) -> SupportSet:
-    """A set that is made once for a teacher and the options of a synthesis, and drawn."""
+def kept_set(bench: Bench, name: str, seed: int, make: Callable[[Checkpointing], SupportSet]) -> SupportSet:
+    """A set that is made once for a teacher and the options of a synthesis, and drawn; cut off, it goes on."""
     s = bench.settings
     path = bench.cache / f"{name}-{bench.teacher_name(seed)}-{s.iterations}-{s.image_step}-{s.distance}.dsv"
     if not path.exists():
-        found = make()
+        kept = Checkpointing(path.with_suffix(".state"))
+        found = make(kept)
         draw_set(bench, name, found)
         artefact.save(found, path)
+        kept.clear()
     return artefact.load(path)
 
 

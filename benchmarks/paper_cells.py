@@ -18,6 +18,7 @@ from benchmarks.cifar import TASK, Images, paper_teacher
 from benchmarks.students import student_accuracy
 from dsv import (
     PRESETS,
+    Checkpointing,
     Compute,
     ModelSpec,
     Selection,
@@ -175,6 +176,7 @@ class Bench:
             chosen = torch.randperm(len(labels), generator=generator)[: self.settings.selection_images]
             if variant == "rightly classified":
                 chosen = chosen[predict(teacher.model, images[chosen], TASK).argmax(dim=1) == labels[chosen]]
+            kept = Checkpointing(path.with_suffix(".state"))
             found = select(
                 teacher.model,
                 lambda indices: images[chosen[list(indices)]],
@@ -183,11 +185,13 @@ class Bench:
                 config,
                 start=torch.rand(len(chosen), generator=generator) if variant == "from random multipliers" else None,
                 compute=dataclasses.replace(self.compute, micro_batch=100),
+                checkpointing=kept,
                 on_iteration=lambda done, d: print(f"selection {done}: distance {d:.4f}", file=sys.stderr, flush=True),
             )
             full = torch.zeros(len(labels))
             full[chosen] = found.multipliers
             torch.save({"multipliers": full, "distances": found.distances}, path)
+            kept.clear()
         stored = torch.load(path, weights_only=True)
         return Selection(stored["multipliers"], labels, TASK.classes, stored["distances"])
 
