@@ -21,6 +21,7 @@ from dsv.deepkkt import (
     stationarity_loss,
     total_variation,
 )
+from dsv.derivatives import Batch
 from dsv.device import checked_device
 from dsv.ensemble import Ensemble, estimated_counts
 from dsv.errors import DsvError
@@ -40,7 +41,7 @@ from dsv.selection import Selection, SelectionConfig, select
 from dsv.sheet import sheet
 from dsv.show import Picture, contact_sheet, ranked
 from dsv.start import GIVEN_IMAGES, SHARED_NOISE, Start
-from dsv.stationarity_engine import Batch, StationarityEngine
+from dsv.stationarity_engine import StationarityEngine
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis import Progress, check_fits, synthesize
 from dsv.synthesis_config import PRESETS, SynthesisConfig

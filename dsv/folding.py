@@ -15,10 +15,8 @@ while it traces it replaces ``nn.Module.__call__`` for all threads of the proces
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from dsv.deepkkt import Parameters
+from dsv.layers import copy_over
 
 Forward = Callable[[Parameters, Tensor], Tensor]
 """From parameters of a model by name, of which some may be missing, and (N, C, H, W) inputs to (N, K) logits."""
@@ -46,7 +45,8 @@ def folded_forward(model: nn.Module, chosen: Collection[str], example: Tensor) -
         chosen: names of the parameters that derivatives are taken in.
         example: (1, C, H, W) inputs, on which the model is run once.
     """
-    own, pairs = _copy(model), []
+    own = copy_over(model) if any(type(module) is nn.BatchNorm2d for module in model.modules()) else None
+    pairs = []
     if own is not None:
         with torch.no_grad(), _Watch(own) as watch:
             own(example.detach())
@@ -64,16 +64,6 @@ def folded_forward(model: nn.Module, chosen: Collection[str], example: Tensor) -
 def _call(module: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:
     logits: Tensor = functional_call(module, dict(parameters), (inputs,))
     return logits
-
-
-def _copy(model: nn.Module) -> nn.Module | None:
-    """Another module over the same tensors, or None where there is no norm to fold or it can't be made."""
-    if not any(type(module) is nn.BatchNorm2d for module in model.modules()):
-        return None
-    tensors = [*model.parameters(), *model.buffers()]
-    with suppress(TypeError, RuntimeError):  # a stranger's module may hold what cannot be copied
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    return None
 
 
 class _Folded(nn.BatchNorm2d):

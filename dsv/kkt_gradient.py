@@ -31,7 +31,8 @@ from dsv.deepkkt import (
     total_variation,
     weighted_terms,
 )
-from dsv.stationarity_engine import Batch, StationarityEngine
+from dsv.derivatives import Batch
+from dsv.stationarity_engine import StationarityEngine
 
 View = Callable[[Tensor, int], Tensor]
 """From candidates ``first`` to ``first + n``, (n, C, h, w), to what the model sees, (n, C, H, W); differentiable."""

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from dsv.characteristics import class_sums
 from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, project_dual
+from dsv.derivatives import Batch
 from dsv.errors import DsvError
 from dsv.parameters import chosen_parameters
 from dsv.pixels import from_uint8
 from dsv.resume import Checkpointing, SelectionState
-from dsv.stationarity_engine import Batch, StationarityEngine
+from dsv.stationarity_engine import StationarityEngine
 from dsv.support_set import model_digest
 from dsv.synthesis import check_fits
 from dsv.task import Task

@@ -31,7 +31,8 @@ from dsv.synthesis_config import SynthesisConfig
 from dsv.task import Task
 
 ALGORITHM = 3
-"""Raised whenever the same options and seed would give other DSVs of the same provenance, in which it stands."""
+"""Raised whenever the same options and seed would give other DSVs of the same provenance, in which it stands, for other
+reasons than rounding."""
 
 
 Progress = Callable[[int, KktTerms], None]
