@@ -39,7 +39,7 @@ class Batch:
 
     def detached(self) -> Batch:
         """The same without a graph."""
-        return replace(self, inputs=self.inputs.detach())
+        return replace(self, inputs=self.inputs.detach(), multipliers=self.multipliers.detach())
 
 
 class Derivatives(NamedTuple):

@@ -6,9 +6,14 @@ gradient in every image and multiplier is that of
     sum_i lambda_i <v, grad_theta L(x_i; theta)>  =  sum_i lambda_i * d/de L(x_i; theta + e v) at e = 0
 
 with v held fixed: a sum over images, which may be taken in parts. So a first pass adds up g without keeping a graph,
-and a second pass, micro-batch by micro-batch, differentiates the ordinary gradient in the images along v (forward over
-reverse; Pearlmutter, *Fast exact multiplication by the Hessian*, 1994). No gradient of a single image is ever stored.
-``deepkkt.deepkkt_loss`` is the definition that this is tested against.
+and a second pass takes every micro-batch's share of this derivative (Pearlmutter, *Fast exact multiplication by the
+Hessian*, 1994). No gradient of a single image is ever stored. ``deepkkt.deepkkt_loss`` is the definition that this is
+tested against.
+
+The second pass has two ways. One differentiates the left side: a graph of the batch's own g, in reverse over reverse
+mode. The other takes the gradient in the images and its tangent along v, in forward over reverse mode. A chosen weight
+costs the first a pass more and memory, so the first is taken where v holds less than half of the model's numbers, as
+with the per-layer cosine, which needs no convolution in front of a norm (``scale_invariance.py``).
 
 Why not reverse over forward: for layer and instance norm torch's forward derivative is right, but its own reverse
 derivative takes the saved mean and variance for constants, and the outcome is wrong by tens of percent without a word.
@@ -34,6 +39,10 @@ from dsv.deepkkt import (
 from dsv.derivatives import Batch
 from dsv.stationarity_engine import StationarityEngine
 
+Graph = tuple[dict[str, Tensor], Tensor]
+"""As of ``StationarityEngine.graph_of_total_gradient``."""
+Aim = tuple[Tensor, dict[str, Tensor]]
+"""As of ``StationarityEngine.direction``."""
 View = Callable[[Tensor, int], Tensor]
 """From candidates ``first`` to ``first + n``, (n, C, h, w), to what the model sees, (n, C, H, W); differentiable."""
 
@@ -55,13 +64,15 @@ class Candidates:
     total: int
 
     def batches(self, view: View, size: int) -> Iterator[tuple[slice, Tensor, Batch]]:
-        """Micro-batches: their place, the images as a leaf of the graph, and what the model gets."""
+        """Micro-batches: their place, the images as a leaf of the graph, and what the model gets; its multipliers are
+        another leaf."""
         count = -(-len(self.images) // size)
         for number in range(count):  # of nearly equal sizes, so that compiled code sees one or two shapes
             first, end = len(self.images) * number // count, len(self.images) * (number + 1) // count
             own = slice(first, end)
-            leaf = self.images[own].detach().requires_grad_(torch.is_grad_enabled())
-            yield own, leaf, Batch(view(leaf, first), self.labels[own], self.multipliers[own].detach())
+            leaves = [tensor[own].detach() for tensor in (self.images, self.multipliers)]
+            leaf, multipliers = (tensor.requires_grad_(torch.is_grad_enabled()) for tensor in leaves)
+            yield own, leaf, Batch(view(leaf, first), self.labels[own], multipliers)
 
 
 @dataclass(frozen=True)
@@ -107,13 +118,14 @@ def kkt_gradient(
         if weight == 0:
             continue
         scaled = replace(weights, primal=weight * weights.primal, stationarity=weight * weights.stationarity)
+        one = _OneView(engine, candidates, view, scaled, number == 0, size)
         parts: Iterable[_Part]
         if weights.stationarity == 0:
-            parts = _without_stationarity(engine, candidates, view, scaled, priors=number == 0, size=size)
+            parts = one.without_stationarity()
         elif at_once:
-            parts = [_at_once(engine, candidates, view, scaled, priors=number == 0)]
+            parts = [one.at_once()]
         else:
-            parts = _in_parts(engine, candidates, view, scaled, priors=number == 0, size=size)
+            parts = one.in_parts()
         for part in parts:
             images[part.own] += part.images
             multipliers[part.own] += part.multipliers
@@ -133,64 +145,75 @@ class _Part:
     sums: Tensor
 
 
-def _in_parts(
-    engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool, size: int
-) -> Iterator[_Part]:
-    """The two passes of the top of this file."""
-    with torch.no_grad():
-        total = engine.total_gradient(batch for *_, batch in candidates.batches(view, size))
-    distance, direction = engine.direction(total)
-    direction = {name: weights.stationarity * v for name, v in direction.items()}
-    for own, leaf, batch in candidates.batches(view, size):
-        gradient, slopes, logits = engine.along(
-            direction, batch.detached(), primal_weight=weights.primal / candidates.total
-        )
-        share = len(leaf) / candidates.total
-        prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
-        images = torch.autograd.grad((batch.inputs * gradient).sum() + share * prior, leaf)[0]
-        primal = share * primal_loss(logits, batch.labels)
-        yield _Part(own, images, slopes, torch.stack([primal, share * distance, *(share * terms)]).detach())
+@dataclass(frozen=True)
+class _OneView:
+    """What is computed for one copy of the candidates; ``priors``: whether it carries the terms of the images alone."""
 
+    engine: StationarityEngine
+    candidates: Candidates
+    view: View
+    weights: KktWeights
+    priors: bool
+    size: int
 
-def _at_once(
-    engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool
-) -> _Part:
-    """The same where one micro-batch holds everything: the first pass keeps its graph, which is differentiated again.
+    def in_parts(self) -> Iterator[_Part]:
+        """The two passes of the top of this file."""
+        with torch.no_grad():
+            total = self.engine.total_gradient(batch for *_, batch in self.candidates.batches(self.view, self.size))
+        aim = self.engine.direction(total)
+        for own, leaf, batch in self.candidates.batches(self.view, self.size):
+            if self.engine.by_graph:
+                yield self._of_graph(own, leaf, batch, self.engine.graph_of_total_gradient(batch), aim)
+            else:
+                yield self._of_tangents(own, leaf, batch, aim)
 
-    That is the arithmetic of seven forward passes instead of nine.
-    """
-    leaf = candidates.images.detach().requires_grad_()
-    multipliers = candidates.multipliers.detach().requires_grad_()
-    batch = Batch(view(leaf, 0), candidates.labels, multipliers)
-    total, logits = engine.graph_of_total_gradient(batch)
-    distance, direction = engine.direction({name: g.detach() for name, g in total.items()})
-    primal = primal_loss(logits, batch.labels)
-    prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
-    with engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
-        images, slopes = torch.autograd.grad(
-            [*total.values(), weights.primal * primal + prior],
-            [leaf, multipliers],
-            [*(weights.stationarity * v for v in direction.values()), torch.ones_like(prior)],
-        )
-    return _Part(slice(0, len(leaf)), images, slopes, torch.stack([primal, distance, *terms]).detach())
+    def at_once(self) -> _Part:
+        """The same where one micro-batch holds everything: the first pass keeps its graph for the second."""
+        [(own, leaf, batch)] = self.candidates.batches(self.view, self.size)
+        graph = self.engine.graph_of_total_gradient(batch)
+        aim = self.engine.direction({name: g.detach() for name, g in graph[0].items()})
+        return self._of_graph(own, leaf, batch, graph, aim)
 
+    def without_stationarity(self) -> Iterator[_Part]:
+        """Of the other terms alone: one forward and one backward pass, and no second derivative."""
+        for own, leaf, batch in self.candidates.batches(self.view, self.size):
+            logits, share = self.engine.logits(batch), len(leaf) / self.candidates.total
+            primal = primal_loss(logits, batch.labels)
+            prior, terms = self._priors(batch.inputs, logits)
+            with self.engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
+                images = torch.autograd.grad(share * (self.weights.primal * primal + prior), leaf)[0]
+            found = torch.stack([primal, torch.zeros_like(primal), *terms]).detach()
+            yield _Part(own, images, torch.zeros_like(batch.multipliers), share * found)
 
-def _without_stationarity(
-    engine: StationarityEngine, candidates: Candidates, view: View, weights: KktWeights, *, priors: bool, size: int
-) -> Iterator[_Part]:
-    """Of the other terms alone: one forward and one backward pass, and no second derivative."""
-    for own, leaf, batch in candidates.batches(view, size):
-        logits, share = engine.logits(batch), len(leaf) / candidates.total
+    def _of_graph(self, own: slice, leaf: Tensor, batch: Batch, graph: Graph, aim: Aim) -> _Part:
+        """The derivative of <v, g> by a graph of the batch's own g, in reverse over reverse mode."""
+        (total, logits), (distance, direction), share = graph, aim, len(leaf) / self.candidates.total
         primal = primal_loss(logits, batch.labels)
-        prior, terms = _priors(batch.inputs, logits, weights) if priors else (leaf.new_zeros(()), leaf.new_zeros(3))
-        with engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
-            images = torch.autograd.grad(share * (weights.primal * primal + prior), leaf)[0]
-        found = torch.stack([primal, torch.zeros_like(primal), *terms]).detach()
-        yield _Part(own, images, torch.zeros_like(batch.multipliers), share * found)
+        prior, terms = self._priors(batch.inputs, logits)
+        with self.engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
+            images, slopes = torch.autograd.grad(
+                [*total.values(), share * (self.weights.primal * primal + prior)],
+                [leaf, batch.multipliers],
+                [*(self.weights.stationarity * direction[name] for name in total), torch.ones_like(prior)],
+            )
+        return _Part(own, images, slopes, share * torch.stack([primal, distance, *terms]).detach())
 
+    def _of_tangents(self, own: slice, leaf: Tensor, batch: Batch, aim: Aim) -> _Part:
+        """The same by the tangent of the images' gradient along v, in forward over reverse mode."""
+        (distance, direction), share = aim, len(leaf) / self.candidates.total
+        scaled = {name: self.weights.stationarity * v for name, v in direction.items()}
+        gradient, slopes, logits = self.engine.along(
+            scaled, batch.detached(), primal_weight=self.weights.primal / self.candidates.total
+        )
+        prior, terms = self._priors(batch.inputs, logits)
+        images = torch.autograd.grad((batch.inputs * gradient).sum() + share * prior, leaf)[0]
+        primal = primal_loss(logits, batch.labels)
+        return _Part(own, images, slopes, share * torch.stack([primal, distance, *terms]).detach())
 
-def _priors(inputs: Tensor, logits: Tensor, weights: KktWeights) -> tuple[Tensor, Tensor]:
-    """The weighted sum of total variation and norm, and (total variation, norm, entropy)."""
-    smoothness, norm = total_variation(inputs), image_norm(inputs)
-    terms = torch.stack([smoothness, norm, prediction_entropy(logits.detach())])
-    return weights.total_variation * smoothness + weights.norm * norm, terms
+    def _priors(self, inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted sum of total variation and norm, and (total variation, norm, entropy)."""
+        if not self.priors:
+            return inputs.new_zeros(()), inputs.new_zeros(3)
+        smoothness, norm = total_variation(inputs), image_norm(inputs)
+        terms = torch.stack([smoothness, norm, prediction_entropy(logits.detach())])
+        return self.weights.total_variation * smoothness + self.weights.norm * norm, terms
