@@ -70,8 +70,13 @@ MODELS = {
 }
 
 
-def both(model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGHTS, patterns="*", device="cpu"):
-    """Images, multipliers and terms by the fast way, and gradients and terms by the definition."""
+def both(
+    model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGHTS, patterns="*", device="cpu", way=None
+):
+    """Images, multipliers and terms by the fast way, and gradients and terms by the definition.
+
+    ``way``: ``by_graph``, if it is not to be the engine's own.
+    """
     torch.manual_seed(0)
     model, labels = model.double().eval().to(device), labels.to(device)
     images = torch.randn(COUNT, 3, 8, 8, dtype=torch.float64).to(device)
@@ -80,6 +85,7 @@ def both(model, labels, *, distance="layer-cosine", micro_batch=3, weights=WEIGH
     parameters = chosen_parameters(model, patterns)
     compute = Compute(device, micro_batch=micro_batch)
     engine = StationarityEngine(model, parameters, DISTANCES[distance], compute=compute)
+    engine.by_graph = engine.by_graph if way is None else way
     views = [(1.0, lambda x, first: x * 1.0), (weights.augmented, drawn)]
     fast = kkt_gradient(engine, Candidates(images, labels, multipliers, COUNT), views, weights)
     images.requires_grad_(True)
@@ -107,9 +113,16 @@ def assert_same(fast, gradients, terms):
         torch.testing.assert_close(getattr(fast.terms, name), getattr(terms, name).detach(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("by_graph", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_kind_of_layer(name, device):
-    assert_same(*both(MODELS[name], torch.arange(COUNT) % 3, device=device))
+def test_every_kind_of_layer_by_either_way(name, by_graph, device):
+    assert_same(*both(MODELS[name], torch.arange(COUNT) % 3, device=device, way=by_graph))
+
+
+@pytest.mark.parametrize(("patterns", "by_graph"), [("*", False), ("classifier.*", True), ("features.*", False)])
+def test_a_graph_is_taken_for_few_of_the_numbers(patterns, by_graph):
+    model = MODELS["convnet instance average"]
+    assert StationarityEngine(model, chosen_parameters(model, patterns), DISTANCES["mean-l1"]).by_graph == by_graph
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -148,11 +161,13 @@ class OnceDifferentiable(torch.autograd.Function):
         return gradient.clone()
 
 
-def test_memory_follows_the_micro_batch_and_not_the_number_of_candidates():
+@pytest.mark.parametrize("by_graph", [True, False])
+def test_memory_follows_the_micro_batch_and_not_the_number_of_candidates(by_graph):
     """From 20 to 200 candidates ours grows by what their own gradients take; the definition's grows about tenfold."""
     model = copy.deepcopy(MODELS["convnet instance average"]).float().eval()
     parameters, distance, view = chosen_parameters(model), DISTANCES["layer-cosine"], lambda x, first: x * 1.0
     engine = StationarityEngine(model, parameters, distance, compute=Compute(micro_batch=10))
+    engine.by_graph = by_graph
 
     def peaks_bytes(count):
         images, labels, multipliers = torch.randn(count, 3, 8, 8), torch.arange(count) % 3, torch.rand(count)
