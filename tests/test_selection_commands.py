@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 from command_line import done, refused
 
+from client.selection import select_own_images
+from dsv import Checkpointing, Compute, SelectionConfig
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 
@@ -55,3 +58,33 @@ def test_mistakes_are_told_before_hours_of_work(prepared, monkeypatch, command, 
     given = {"select": {"--out": "s.json"}, "characterise": {"--release": "r.dsv"}}[command]
     options = {"--teacher": "t.safetensors", **given, **change}
     assert refused(message, command, *(part for pair in options.items() for part in pair)) == 1
+
+
+class Interrupted(Exception):
+    """Stands for a crash."""
+
+
+def test_the_command_goes_on_and_leaves_nothing_behind(teacher, tmp_path):
+    save_checkpoint(tmp_path / "teacher.safetensors", teacher)
+
+    def command(out):
+        done("select", "--teacher", tmp_path / "teacher.safetensors", "--steps", 3, "--out", tmp_path / out)
+        return json.loads((tmp_path / out).read_text())
+
+    def crash(done, distance):
+        if done == 2:
+            raise Interrupted
+
+    kept = Checkpointing(tmp_path / ".killed.json.state", every=1)
+    with pytest.raises(Interrupted):
+        select_own_images(
+            *(teacher, "digits", "", SelectionConfig(iterations=3), Compute()),
+            checkpointing=kept,
+            on_iteration=crash,
+        )
+    assert kept.path.stat().st_mode & 0o777 == 0o600
+    state = torch.load(kept.path, weights_only=True)
+    torch.save(state | {"distances": (42.0, *state["distances"][1:])}, kept.path)  # a mark that shows who read it
+    calm, killed = command("calm.json"), command("killed.json")
+    assert killed["distances"] == [42.0, *calm["distances"][1:]] and killed["coreset"] == calm["coreset"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calm.json", "killed.json", "teacher.safetensors"]

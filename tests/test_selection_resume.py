@@ -1,14 +1,9 @@
 """A killed selection goes on, and only as itself."""
 
-import json
-
 import pytest
 import torch
-from command_line import done
 
-from client.selection import select_own_images
 from dsv import Checkpointing, Compute, DsvError, SelectionConfig, select
-from protos.checkpoint import save_checkpoint
 
 CONFIG = SelectionConfig(iterations=5)
 COMPUTE = Compute(micro_batch=8)
@@ -78,25 +73,3 @@ def test_a_damaged_state_is_named(teacher, task, tmp_path):
     (tmp_path / "state").write_bytes(b"not a state")
     with pytest.raises(DsvError, match="cannot read the saved state .*delete it"):
         selected(teacher, task, checkpointing=Checkpointing(tmp_path / "state"))
-
-
-def test_the_command_goes_on_and_leaves_nothing_behind(teacher, tmp_path):
-    save_checkpoint(tmp_path / "teacher.safetensors", teacher)
-
-    def command(out):
-        done("select", "--teacher", tmp_path / "teacher.safetensors", "--steps", 3, "--out", tmp_path / out)
-        return json.loads((tmp_path / out).read_text())
-
-    kept = Checkpointing(tmp_path / ".killed.json.state", every=1)
-    with pytest.raises(Interrupted):
-        select_own_images(
-            *(teacher, "digits", "", SelectionConfig(iterations=3), Compute()),
-            checkpointing=kept,
-            on_iteration=interrupt_at(2),
-        )
-    assert kept.path.stat().st_mode & 0o777 == 0o600
-    state = torch.load(kept.path, weights_only=True)
-    torch.save(state | {"distances": (42.0, *state["distances"][1:])}, kept.path)  # a mark that shows who read it
-    calm, killed = command("calm.json"), command("killed.json")
-    assert killed["distances"] == [42.0, *calm["distances"][1:]] and killed["coreset"] == calm["coreset"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["calm.json", "killed.json", "teacher.safetensors"]
