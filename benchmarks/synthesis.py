@@ -6,7 +6,7 @@ ConvNet (width 128) at 32 px with 10, 50, 100 and 500 DSVs, ResNet-50 at 224 px 
 augmentation); gains and offsets of the norms lie where training may leave them. Ours asks stationarity of what the
 per-layer cosine depends on, as ``synthesize`` does, the plain loop of all parameters. Times are the best of several,
 taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
-set, each measurement in a process of its own, or of the CUDA allocator. The error is of ours against the plain loop in
+set, the median of three processes of their own (the C library's allocator strews), or of the CUDA allocator. The error is of ours against the plain loop in
 float32, whatever the precision of both. Writes docs/results/synthesis.json and prints a Markdown table.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -133,8 +134,9 @@ def timed(step: Step, device: str) -> float:
 def peak_bytes(case: str, count: int, compute: Compute, which: int) -> int:
     """Growth of the peak during an iteration."""
     if compute.device == "cpu":
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_resident_growth, (case, count, compute, which))
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            told = [pool.apply(_resident_growth, (case, count, compute, which)) for _ in range(3)]
+        return statistics.median(told)
     step = steps(case, count, compute)[which]
     step()
     torch.cuda.reset_peak_memory_stats()
