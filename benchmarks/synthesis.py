@@ -6,15 +6,15 @@ ConvNet (width 128) at 32 px with 10, 50, 100 and 500 DSVs, ResNet-50 at 224 px 
 augmentation); gains and offsets of the norms lie where training may leave them. Ours asks stationarity of what the
 per-layer cosine depends on, as ``synthesize`` does, the plain loop of all parameters. Times are the best of several,
 taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
-set, the median of three processes of their own (the C library's allocator strews), or of the CUDA allocator. The error is of ours against the plain loop in
-float32, whatever the precision of both. Writes docs/results/synthesis.json and prints a Markdown table.
+set, the median of three processes of their own (the C library's allocator strews), or of the CUDA allocator. The error
+is of ours against the plain loop in float32, whatever the precision of both. Writes docs/results/synthesis.json and
+prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -136,7 +136,7 @@ def peak_bytes(case: str, count: int, compute: Compute, which: int) -> int:
     if compute.device == "cpu":
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             told = [pool.apply(_resident_growth, (case, count, compute, which)) for _ in range(3)]
-        return statistics.median(told)
+        return sorted(told)[1]
     step = steps(case, count, compute)[which]
     step()
     torch.cuda.reset_peak_memory_stats()
