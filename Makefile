@@ -12,7 +12,7 @@ demo: $(STAMP) ## the main job, end to end, on the bundled digits
 	$(BIN)/dsv demo
 
 test: lint ## what CI runs; its property tests draw the same examples each time
-	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile=ci
+	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile=ci -n 2 --dist loadfile
 
 test-all: lint ## the slow tests too, and every property test with new random examples
 	$(BIN)/python -m pytest
