@@ -5,6 +5,8 @@ PYTHON ?= python3
 # client on a device, server on a server, simulation without the tools of development
 EXTRA ?= dev
 STAMP := $(VENV)/.installed
+# two processes, each with files of its own: fixtures of a module are made once
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint generate install clean
 
@@ -12,10 +14,10 @@ demo: $(STAMP) ## the main job, end to end, on the bundled digits
 	$(BIN)/dsv demo
 
 test: lint ## what CI runs; its property tests draw the same examples each time
-	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile=ci -n 2 --dist loadfile
+	$(PYTEST) -m "not slow" --hypothesis-profile=ci
 
 test-all: lint ## the slow tests too, and every property test with new random examples
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
