@@ -44,7 +44,7 @@ class StationarityEngine:
         self._made: Derivatives | None = None
         chosen, all_numbers = (sum(p.numel() for p in of) for of in (parameters.values(), model.parameters()))
         self.by_graph = not self.compute.compiled and 2 * chosen < all_numbers
-        """Which way of the two in ``kkt_gradient.py`` is the faster one."""
+        """Whether the first of the two ways in ``kkt_gradient.py`` is the cheaper one."""
 
     def _of(self, batch: Batch) -> Derivatives:
         """What derivatives are taken with, made when the first batch shows what the model's inputs are like."""
