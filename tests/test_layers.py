@@ -1,6 +1,7 @@
 """Layers with derivatives of their own: against torch's, and against finite differences in float64."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_what_has_nothing_to_exchange_or_cannot_be_copied_is_taken_as_it_is():
     plain = nn.Sequential(nn.Linear(2, 2))
     assert exchanged(plain, FOR_TANGENTS) is plain
     stubborn = nn.Sequential(nn.GroupNorm(2, 4))
-    stubborn.lock = __import__("threading").Lock()
+    stubborn.lock = threading.Lock()
     assert exchanged(stubborn, FOR_TANGENTS) is stubborn
 
 
@@ -115,15 +116,16 @@ def test_hooks_stay():
 
 @pytest.mark.parametrize("patterns", ["*", "*.bias", "features.1.weight", "classifier.*", "features.0.weight"])
 @pytest.mark.parametrize("architecture", ["convnet:6", "resnet18:4", "convnet:6:layer", "convnet:6:instance:max"])
-def test_along_and_slopes_are_those_of_torchs_own_layers(architecture, patterns, task):
+def test_along_and_slopes_are_those_of_torchs_own_layers(architecture, patterns, task, device):
     """Whichever tensors have a tangent and whichever have none."""
-    model = build_model(ModelSpec.parse(architecture, task), seed=1).double().eval()
+    model = build_model(ModelSpec.parse(architecture, task), seed=1, device=device).double().eval()
     for parameter in model.parameters():  # off the kink of a ReLU, where groups of one pixel put all that has no offset
-        parameter.data += 0.1 * drawn(*parameter.shape, seed=3)
+        parameter.data += 0.1 * drawn(*parameter.shape, seed=3).to(device)
     parameters = chosen_parameters(model, patterns)
-    direction = {name: drawn(*p.shape, seed=7) for name, p in parameters.items()}
-    batch = Batch(drawn(3, 1, 8, 8), torch.tensor([1, 4, 4]), torch.tensor([0.5, 1.5, 0.0], dtype=torch.float64))
-    engine = StationarityEngine(model, parameters, layer_cosine, compute=Compute())
+    direction = {name: drawn(*p.shape, seed=7).to(device) for name, p in parameters.items()}
+    multipliers = torch.tensor([0.5, 1.5, 0.0], dtype=torch.float64)
+    batch = Batch(*(tensor.to(device) for tensor in (drawn(3, 1, 8, 8), torch.tensor([1, 4, 4]), multipliers)))
+    engine = StationarityEngine(model, parameters, layer_cosine, compute=Compute(device))
 
     def gradient(chosen):
         def weighted(inputs):

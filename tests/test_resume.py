@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import done
+from interruption import Interrupted, interrupt_at
 
 from dsv import (
     Checkpointing,
@@ -26,18 +27,6 @@ from server.store import DirectoryStore
 from server.synthesis_job import publish_releases
 
 CONFIG = SynthesisConfig(images_per_class=2, iterations=12, coarse_stages=2)
-
-
-class Interrupted(Exception):
-    """Stands for a crash."""
-
-
-def interrupt_at(iteration):
-    def check(done, terms):
-        if done == iteration:
-            raise Interrupted
-
-    return check
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(teacher, task, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from command_line import done, refused
+from interruption import Interrupted, interrupt_at
 
 from client.selection import select_own_images
 from dsv import Checkpointing, Compute, SelectionConfig
@@ -60,10 +61,6 @@ def test_mistakes_are_told_before_hours_of_work(prepared, monkeypatch, command, 
     assert refused(message, command, *(part for pair in options.items() for part in pair)) == 1
 
 
-class Interrupted(Exception):
-    """Stands for a crash."""
-
-
 def test_the_command_goes_on_and_leaves_nothing_behind(teacher, tmp_path):
     save_checkpoint(tmp_path / "teacher.safetensors", teacher)
 
@@ -71,16 +68,12 @@ def test_the_command_goes_on_and_leaves_nothing_behind(teacher, tmp_path):
         done("select", "--teacher", tmp_path / "teacher.safetensors", "--steps", 3, "--out", tmp_path / out)
         return json.loads((tmp_path / out).read_text())
 
-    def crash(done, distance):
-        if done == 2:
-            raise Interrupted
-
     kept = Checkpointing(tmp_path / ".killed.json.state", every=1)
     with pytest.raises(Interrupted):
         select_own_images(
             *(teacher, "digits", "", SelectionConfig(iterations=3), Compute()),
             checkpointing=kept,
-            on_iteration=crash,
+            on_iteration=interrupt_at(2),
         )
     assert kept.path.stat().st_mode & 0o777 == 0o600
     state = torch.load(kept.path, weights_only=True)

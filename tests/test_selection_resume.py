@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from interruption import Interrupted, interrupt_at
 
 from dsv import Checkpointing, Compute, DsvError, SelectionConfig, select
 
@@ -9,18 +10,6 @@ CONFIG = SelectionConfig(iterations=5)
 COMPUTE = Compute(micro_batch=8)
 LABELS = torch.arange(20) % 10
 IMAGES = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-class Interrupted(Exception):
-    """Stands for a crash."""
-
-
-def interrupt_at(iteration):
-    def check(done, distance):
-        if done == iteration:
-            raise Interrupted
-
-    return check
 
 
 def selected(teacher, task, images=IMAGES, labels=LABELS, config=CONFIG, **named):
