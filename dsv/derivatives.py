@@ -65,21 +65,29 @@ def eager_derivatives(model: nn.Module, parameters: Parameters, example: Tensor)
         parameters: those of its own that directions are in.
         example: (1, C, H, W) inputs.
     """
-    plain, tangent = (folded_forward(exchanged(model, of), parameters, example) for of in (FOR_GRADIENTS, FOR_TANGENTS))
+    plain = folded_forward(exchanged(model, FOR_GRADIENTS), parameters, example)
     at = {name: parameter.detach() for name, parameter in parameters.items()}
-    _load_forward_mode()
 
-    def losses_towards(direction: Parameters, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return _losses(tangent, {name: _dual(p, direction[name]) for name, p in at.items()}, inputs, labels)
+    @cache
+    def tangent() -> Forward:  # many a synthesis does without
+        _load_forward_mode()
+        return folded_forward(exchanged(model, FOR_TANGENTS), parameters, example)
+
+    def losses_towards(
+        forward: Forward, direction: Parameters, inputs: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return _losses(forward, {name: _dual(p, direction[name]) for name, p in at.items()}, inputs, labels)
 
     def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
+        forward = tangent()  # before the level, of which there is one at a time
         with forward_ad.dual_level():
-            return _tangent(losses_towards(direction, inputs, labels)[0])
+            return _tangent(losses_towards(forward, direction, inputs, labels)[0])
 
     def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        forward = tangent()
         with forward_ad.dual_level(), torch.enable_grad():
             leaf = batch.inputs.detach().requires_grad_()
-            found, logits = losses_towards(direction, leaf, batch.labels)
+            found, logits = losses_towards(forward, direction, leaf, batch.labels)
             seen = _parts(logits)[0].detach()
             # the tangent of the multipliers adds the gradient of the primal term to the derivative along the direction
             # (a copy: the tangent of a part of a tensor is kept in one as large as the whole)

@@ -42,7 +42,7 @@ from dsv.stationarity_engine import StationarityEngine
 Graph = tuple[dict[str, Tensor], Tensor]
 """As of ``StationarityEngine.graph_of_total_gradient``."""
 Aim = tuple[Tensor, dict[str, Tensor]]
-"""As of ``StationarityEngine.direction``."""
+"""As of ``StationarityEngine.direction``, the direction times the stationarity term's weight."""
 View = Callable[[Tensor, int], Tensor]
 """From candidates ``first`` to ``first + n``, (n, C, h, w), to what the model sees, (n, C, H, W); differentiable."""
 
@@ -160,7 +160,7 @@ class _OneView:
         """The two passes of the top of this file."""
         with torch.no_grad():
             total = self.engine.total_gradient(batch for *_, batch in self.candidates.batches(self.view, self.size))
-        aim = self.engine.direction(total)
+        aim = self._aim(total)
         for own, leaf, batch in self.candidates.batches(self.view, self.size):
             if self.engine.by_graph:
                 yield self._of_graph(own, leaf, batch, self.engine.graph_of_total_gradient(batch), aim)
@@ -171,7 +171,7 @@ class _OneView:
         """The same where one micro-batch holds everything: the first pass keeps its graph for the second."""
         [(own, leaf, batch)] = self.candidates.batches(self.view, self.size)
         graph = self.engine.graph_of_total_gradient(batch)
-        aim = self.engine.direction({name: g.detach() for name, g in graph[0].items()})
+        aim = self._aim({name: g.detach() for name, g in graph[0].items()})
         return self._of_graph(own, leaf, batch, graph, aim)
 
     def without_stationarity(self) -> Iterator[_Part]:
@@ -185,6 +185,10 @@ class _OneView:
             found = torch.stack([primal, torch.zeros_like(primal), *terms]).detach()
             yield _Part(own, images, torch.zeros_like(batch.multipliers), share * found)
 
+    def _aim(self, total: dict[str, Tensor]) -> Aim:
+        distance, direction = self.engine.direction(total)
+        return distance, {name: self.weights.stationarity * v for name, v in direction.items()}
+
     def _of_graph(self, own: slice, leaf: Tensor, batch: Batch, graph: Graph, aim: Aim) -> _Part:
         """The derivative of <v, g> by a graph of the batch's own g, in reverse over reverse mode."""
         (total, logits), (distance, direction), share = graph, aim, len(leaf) / self.candidates.total
@@ -194,16 +198,15 @@ class _OneView:
             images, slopes = torch.autograd.grad(
                 [*total.values(), share * (self.weights.primal * primal + prior)],
                 [leaf, batch.multipliers],
-                [*(self.weights.stationarity * direction[name] for name in total), torch.ones_like(prior)],
+                [*(direction[name] for name in total), torch.ones_like(prior)],
             )
         return _Part(own, images, slopes, share * torch.stack([primal, distance, *terms]).detach())
 
     def _of_tangents(self, own: slice, leaf: Tensor, batch: Batch, aim: Aim) -> _Part:
         """The same by the tangent of the images' gradient along v, in forward over reverse mode."""
         (distance, direction), share = aim, len(leaf) / self.candidates.total
-        scaled = {name: self.weights.stationarity * v for name, v in direction.items()}
         gradient, slopes, logits = self.engine.along(
-            scaled, batch.detached(), primal_weight=self.weights.primal / self.candidates.total
+            direction, batch.detached(), primal_weight=self.weights.primal / self.candidates.total
         )
         prior, terms = self._priors(batch.inputs, logits)
         images = torch.autograd.grad((batch.inputs * gradient).sum() + share * prior, leaf)[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +76,6 @@ class Checkpointing:
         if not self.every_s >= 0:
             raise DsvError(f"a state is saved every 0 or more seconds, got {self.every_s}")
 
-    def due(self, iteration: int, waited_s: float) -> bool:
-        """Whether the state after ``iteration`` steps is one to save, ``waited_s`` after the one before."""
-        return iteration % self.every == 0 or waited_s >= self.every_s
-
     def save(self, identity: str, state: SynthesisState | SelectionState) -> None:
         """Write ``state`` of the run that ``identity`` names.
 
@@ -120,3 +118,35 @@ class Checkpointing:
         """Forget the state: the run is over."""
         for path in (self.path, *self.path.parent.glob(f"{self.path.stem}.*.partial")):
             path.unlink(missing_ok=True)
+
+
+class Saving:
+    """The saved states of one run, or nothing where none are to be kept.
+
+    Args:
+        checkpointing: where and how often.
+        identity: tells what must be equal for a saved state to be of this run; only called where states are kept.
+        alone: whether no other process shares the work; several must agree, and have no clock in common.
+    """
+
+    def __init__(self, checkpointing: Checkpointing | None, identity: Callable[[], str], *, alone: bool = True) -> None:
+        self._to, self._alone = checkpointing, alone
+        self._identity = "" if checkpointing is None else identity()
+        self._saved_s = time.monotonic()
+
+    def found(self, kind: type[State]) -> State | None:
+        """The state to go on from, if there is one; as ``Checkpointing.load``."""
+        return self._to.load(self._identity, kind) if self._to else None
+
+    def due(self, iteration: int) -> bool:
+        """Whether it is time to save, after that many steps."""
+        if self._to is None:
+            return False
+        late = self._alone and time.monotonic() - self._saved_s >= self._to.every_s
+        return iteration % self._to.every == 0 or late
+
+    def save(self, state: SynthesisState | SelectionState) -> None:
+        """As ``Checkpointing.save``, for a run whose states are kept."""
+        assert self._to is not None
+        self._to.save(self._identity, state)
+        self._saved_s = time.monotonic()

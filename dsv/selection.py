@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from dsv.derivatives import Batch
 from dsv.errors import DsvError
 from dsv.parameters import chosen_parameters
 from dsv.pixels import from_uint8
-from dsv.resume import Checkpointing, SelectionState
+from dsv.resume import Checkpointing, Saving, SelectionState
 from dsv.stationarity_engine import StationarityEngine
 from dsv.support_set import model_digest
 from dsv.synthesis import check_fits
@@ -136,8 +135,8 @@ def select(
     parameters = chosen_parameters(model, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
     images = _Images(load, labels, compute.chunk(task.image_size_px))
-    saved = _Saved(checkpointing, lambda: _identity(model, images, multipliers, (task, config, compute)))
-    state = saved.state() or SelectionState(multipliers, ())
+    saving = Saving(checkpointing, lambda: _identity(model, images, multipliers, (task, config, compute)))
+    state = saving.found(SelectionState) or SelectionState(multipliers, ())
     multipliers, distances = state.multipliers, list(state.distances)
 
     def batches() -> Iterator[tuple[slice, Batch]]:
@@ -160,7 +159,8 @@ def select(
             for own, batch in batches():
                 slopes[own] = engine.slopes(direction, batch)
             _descend(multipliers, slopes, config, iteration)
-            saved.offer(SelectionState(multipliers, tuple(distances)))
+            if saving.due(len(distances)):
+                saving.save(SelectionState(multipliers, tuple(distances)))
     return Selection(multipliers, labels, task.classes, tuple(distances))
 
 
@@ -184,23 +184,6 @@ class _Images:
         for first in range(0, len(self.labels), self.size):
             own = slice(first, min(first + self.size, len(self.labels)))
             yield own, self.load(range(own.start, own.stop))
-
-
-class _Saved:
-    """What is kept of a selection on disk, if it is to be kept."""
-
-    def __init__(self, checkpointing: Checkpointing | None, identity: Callable[[], str]) -> None:
-        self._to, self._saved_s = checkpointing, time.monotonic()
-        self._identity = "" if checkpointing is None else identity()
-
-    def state(self) -> SelectionState | None:
-        return self._to.load(self._identity, SelectionState) if self._to else None
-
-    def offer(self, state: SelectionState) -> None:
-        """Save the state if it is time to."""
-        if self._to and self._to.due(len(state.distances), time.monotonic() - self._saved_s):
-            self._to.save(self._identity, state)
-            self._saved_s = time.monotonic()
 
 
 def _started(start: Tensor | None, labels: Tensor, task: Task) -> Tensor:

@@ -50,7 +50,7 @@ class StationarityEngine:
         """What derivatives are taken with, made when the first batch shows what the model's inputs are like."""
         if self._made is None:
             make = compiled_derivatives if self.compute.compiled else eager_derivatives
-            self._made = make(self._model, self._parameters, batch.inputs[:1])
+            self._made = make(self._model, self._parameters, batch.inputs[:1].detach().clone())
         return self._made
 
     def aim(self, target: Parameters) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +23,7 @@ from dsv.frames import Frames
 from dsv.pixel_optimiser import PixelOptimiser
 from dsv.pixels import to_uint8
 from dsv.ranks import Ranks
-from dsv.resume import Checkpointing, SynthesisState
+from dsv.resume import Checkpointing, Saving, SynthesisState
 from dsv.start import Start
 from dsv.support_set import Provenance, SupportSet, model_digest
 from dsv.synthesis_config import SynthesisConfig
@@ -93,18 +92,23 @@ def synthesize(
     provenance = _provenance(model, teacher_architecture, start, seed, options)
     moved = model if anchors is None else copy.deepcopy(model)
     run = PixelOptimiser(moved, task, config, wanted, compute=compute, ranks=ranks, anchors=anchors)
-    identity = _identity(provenance, task, compute, ranks, labels=wanted, start=start)
-    state = checkpointing.load(identity, SynthesisState) if checkpointing else None
+    saving = Saving(
+        checkpointing,
+        lambda: _identity(provenance, task, compute, ranks, labels=wanted, start=start),
+        alone=ranks.count == 1,
+    )
+    state = saving.found(SynthesisState)
     run.restore(state) if state else run.begin(seed, start)
     _show(run, frames, ranks)
-    saved_s = time.monotonic()
     while run.iteration < config.iterations:
         terms = run.step()
         _show(run, frames, ranks)
         if on_iteration is not None:
             on_iteration(run.iteration, terms)
-        if checkpointing:
-            saved_s = _save(run, checkpointing, identity, ranks, saved_s)
+        if saving.due(run.iteration):
+            state = run.state()  # every rank gives its share
+            if ranks.rank == 0:
+                saving.save(state)
     final = run.state()
     images = to_uint8(final.pixels)
     return SupportSet(
@@ -128,17 +132,6 @@ def _provenance(
         config=options,
         versions={"synthesis": str(ALGORITHM), "torch": str(torch.__version__), "numpy": numpy.__version__},
     )
-
-
-def _save(run: PixelOptimiser, checkpointing: Checkpointing, identity: str, ranks: Ranks, saved_s: float) -> float:
-    """Save where it is time to; when it was last done. Several ranks must agree, and have no clock in common."""
-    waited_s = time.monotonic() - saved_s if ranks.count == 1 else 0.0
-    if not checkpointing.due(run.iteration, waited_s):
-        return saved_s
-    state = run.state()  # every rank gives its share
-    if ranks.rank == 0:
-        checkpointing.save(identity, state)
-    return time.monotonic()
 
 
 def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
