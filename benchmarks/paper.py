@@ -76,6 +76,11 @@ def other_images(folder: Path, count: int) -> Tensor:
     return torch.cat([pictures, crops])
 
 
+def one_label_each(found: SupportSet) -> Labelled:
+    """Its images and the one class of each."""
+    return found.images, found.labels
+
+
 def teacher_accuracy(bench: Bench, seed: int, images: Tensor, labels: Tensor) -> float:
     """In percent, of (N, 3, 32, 32) uint8 images and their (N,) int64 classes."""
     return round(100 * accuracy(bench.teacher(seed).model, images, labels, TASK), 2)
@@ -97,8 +102,7 @@ def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dic
                 teacher.model, TASK, options, seed=seed, start=start, compute=bench.compute, checkpointing=kept
             )
 
-        found = kept_set(bench, f"{name}-{count}-{seed}", seed, make)
-        return found.images, found.labels
+        return one_label_each(kept_set(bench, f"{name}-{count}-{seed}", seed, make))
 
     sets: dict[str, Callable[[], Labelled]] = {
         "table 1, random": lambda: real(random),
@@ -131,7 +135,8 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
 
     for kind in ("hard", "soft"):
         cells.fill(f"ours, from dead leaves, {kind} labels/{key}", partial(taught_by_ours, kind))
-    recipe_cells(bench, cells, seed, count, sets)
+    ours = {"ours, from dead leaves, hard labels": lambda: one_label_each(our_set(bench, seed, count))}
+    recipe_cells(bench, cells, seed, count, sets | ours)
     if bench.settings.selection_images:
         selection_cells(bench, cells, seed, count)
 
