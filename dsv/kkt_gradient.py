@@ -42,7 +42,7 @@ from dsv.stationarity_engine import StationarityEngine
 Graph = tuple[dict[str, Tensor], Tensor]
 """As of ``StationarityEngine.graph_of_total_gradient``."""
 Aim = tuple[Tensor, dict[str, Tensor]]
-"""As of ``StationarityEngine.direction``, the direction times the stationarity term's weight."""
+"""As of ``StationarityEngine.direction``, with the stationarity term's weight."""
 View = Callable[[Tensor, int], Tensor]
 """From candidates ``first`` to ``first + n``, (n, C, h, w), to what the model sees, (n, C, H, W); differentiable."""
 
@@ -160,7 +160,7 @@ class _OneView:
         """The two passes of the top of this file."""
         with torch.no_grad():
             total = self.engine.total_gradient(batch for *_, batch in self.candidates.batches(self.view, self.size))
-        aim = self._aim(total)
+        aim = self.engine.direction(total, weight=self.weights.stationarity)
         for own, leaf, batch in self.candidates.batches(self.view, self.size):
             if self.engine.by_graph:
                 yield self._of_graph(own, leaf, batch, self.engine.graph_of_total_gradient(batch), aim)
@@ -171,7 +171,7 @@ class _OneView:
         """The same where one micro-batch holds everything: the first pass keeps its graph for the second."""
         [(own, leaf, batch)] = self.candidates.batches(self.view, self.size)
         graph = self.engine.graph_of_total_gradient(batch)
-        aim = self._aim({name: g.detach() for name, g in graph[0].items()})
+        aim = self.engine.direction(graph[0], weight=self.weights.stationarity)
         return self._of_graph(own, leaf, batch, graph, aim)
 
     def without_stationarity(self) -> Iterator[_Part]:
@@ -184,10 +184,6 @@ class _OneView:
                 images = torch.autograd.grad(share * (self.weights.primal * primal + prior), leaf)[0]
             found = torch.stack([primal, torch.zeros_like(primal), *terms]).detach()
             yield _Part(own, images, torch.zeros_like(batch.multipliers), share * found)
-
-    def _aim(self, total: dict[str, Tensor]) -> Aim:
-        distance, direction = self.engine.direction(total)
-        return distance, {name: self.weights.stationarity * v for name, v in direction.items()}
 
     def _of_graph(self, own: slice, leaf: Tensor, batch: Batch, graph: Graph, aim: Aim) -> _Part:
         """The derivative of <v, g> by a graph of the batch's own g, in reverse over reverse mode."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dsv.compute import Compute
 from dsv.deepkkt import Distance, Parameters
 from dsv.derivatives import Batch, Derivatives, compiled_derivatives, eager_derivatives
+from dsv.distance_gradient import distance_and_gradient
 from dsv.ranks import Ranks
 
 
@@ -84,13 +85,12 @@ class StationarityEngine:
         with torch.enable_grad(), self.compute.running():
             return self._of(batch).losses(fixed, batch.inputs, batch.labels)[1]
 
-    def direction(self, total_gradient: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
-        """The distance of Eq. 8 and v = dD/dg by parameter name, at ``total_gradient``."""
-        with torch.enable_grad():
-            leaf = {name: (-total).requires_grad_() for name, total in total_gradient.items()}
-            distance = self._distance({name: self._target[name].detach() for name in leaf}, leaf)
-            descent = torch.autograd.grad(distance, list(leaf.values()))
-        return distance.detach(), {name: -d for name, d in zip(leaf, descent, strict=True)}
+    def direction(self, total_gradient: Parameters, *, weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """The distance of Eq. 8 at ``total_gradient``, and v = ``weight`` dD/dg by parameter name."""
+        gradients = [gradient.detach() for gradient in total_gradient.values()]
+        reconstruction = dict(zip(total_gradient, torch._foreach_neg(gradients), strict=True))
+        target = {name: self._target[name] for name in total_gradient}
+        return distance_and_gradient(self._distance, target, reconstruction, weight=-weight)
 
     def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
         """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone.

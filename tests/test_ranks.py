@@ -62,12 +62,13 @@ assert not [name for name in threads if "gloo" in name], "threads that outlive t
 """
 
 
-def test_two_ranks_give_what_one_gives(teacher, tmp_path):
+def test_two_ranks_give_what_one_gives(trained, tmp_path):
     """Seven candidates over two gloo processes: gradients equal in float64, and so are ten steps from coarse to fine,
-    to 1e-9 where rounding has grown to 1e-14. ``synthesize`` runs in float32 and is compared after one step: Adam makes
-    whole steps of the rounding errors in small gradients, and after two steps a byte in eight is another one."""
+    to 1e-9 where rounding has grown to 1e-14. ``synthesize`` runs in float32 and is compared after one step, since Adam
+    makes whole steps of the rounding errors in small gradients; of a teacher that has not been trained these are a
+    tenth of the gradient."""
     (tmp_path / "rank.py").write_text(RANK_SCRIPT)
-    save_checkpoint(tmp_path / "teacher.safetensors", teacher)
+    save_checkpoint(tmp_path / "teacher.safetensors", trained)
     script = [str(tmp_path / "rank.py"), str(tmp_path / "teacher.safetensors"), str(tmp_path)]
     # Both ask the resolver for this machine's name otherwise, each rank anew, and a sandbox may give no or two answers.
     loopback, local = {"GLOO_SOCKET_IFNAME": LOOPBACK}, ["--local-addr", "127.0.0.1"]
@@ -88,7 +89,8 @@ def test_two_ranks_give_what_one_gives(teacher, tmp_path):
         for ours, expected in zip(found[:3], alone[:3], strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
         # Adam's first step is a sign: where a gradient is 0 but for rounding, a pixel may go the other way.
-        assert ((found[3].int() - alone[3].int()).abs() > 1).float().mean() < 0.02
+        # Adam's first step is a sign: where a gradient is 0 but for rounding, a pixel may go the other way.
+        assert (found[3] != alone[3]).float().mean() < 0.01
         torch.testing.assert_close(found[4], alone[4], rtol=1e-4, atol=1e-4)
         for ours, expected in zip(found[5:], alone[5:], strict=True):
             assert ours.dtype == torch.float64

@@ -1,0 +1,69 @@
+"""A distance of Eq. 8 with its derivative in the reconstruction, which every iteration takes once.
+
+The per-layer cosine's is written out by hand: torch's own takes some forty operations a tensor, each a kernel to be
+launched on a card, which for a ResNet-50 were more than all of its layers take. By hand there are three. Of the other
+distances it is torch's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dsv.deepkkt import Distance, Parameters, layer_cosine
+
+
+def distance_and_gradient(
+    distance: Distance, parameters: Parameters, reconstruction: Parameters, *, weight: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """D(theta, r), and ``weight`` dD/dr by parameter name.
+
+    Args:
+        distance: D.
+        parameters: theta, which counts as fixed.
+        reconstruction: r, of the same names, shapes, dtypes and device.
+        weight: of the derivative.
+
+    Returns:
+        A scalar, and a tensor of every parameter's shape; they carry no graph.
+    """
+    function, options = (distance.func, distance.keywords) if isinstance(distance, partial) else (distance, {})
+    with torch.no_grad():
+        fixed = [p.detach() for p in parameters.values()]
+        found = [reconstruction[name].detach() for name in parameters]
+        if function is layer_cosine:
+            value, gradients = _layer_cosine(fixed, found, weight, **options)
+        else:
+            value, gradients = _by_torch(distance, dict(zip(parameters, fixed, strict=True)), found, weight)
+    return value, dict(zip(parameters, gradients, strict=True))
+
+
+def _by_torch(
+    distance: Distance, parameters: Parameters, reconstruction: list[Tensor], weight: float
+) -> tuple[Tensor, list[Tensor]]:
+    with torch.enable_grad():
+        leaves = [r.clone().requires_grad_() for r in reconstruction]
+        value = distance(parameters, dict(zip(parameters, leaves, strict=True)))
+        return value.detach(), list(torch.autograd.grad(weight * value, leaves))
+
+
+def _layer_cosine(
+    parameters: list[Tensor], reconstruction: list[Tensor], weight: float, *, blind: int = 0
+) -> tuple[Tensor, list[Tensor]]:
+    """Of 1 - 1/K sum_k <p_k, r_k> / (l_k |p_k|) with l_k = |r_k| + 1e-5 |r|, in which the derivative of a length is
+    r / |r|: what is left is a multiple of p_k and one of r_k."""
+    tensors = len(parameters) + blind
+    lengths = torch.stack(torch._foreach_norm(reconstruction))
+    whole = torch.linalg.vector_norm(lengths)
+    own, at_all = (length.clamp(min=1e-15) for length in (lengths, whole))
+    faded = own + 1e-5 * at_all
+    inverse = 1 / (faded * torch.stack(torch._foreach_norm(parameters)).clamp(min=1e-12))
+    pairs = list(zip(parameters, reconstruction, strict=True))
+    cosines = inverse * torch.stack([torch.dot(p.flatten(), r.flatten()) for p, r in pairs])
+    shrinking = cosines / faded
+    along = shrinking * (lengths > 1e-15) / own + 1e-5 * shrinking.sum() * (whole > 1e-15) / at_all
+    of_parameters, of_reconstruction = ((weight / tensors * by).unbind() for by in (-inverse, along))
+    factors = zip(pairs, of_parameters, of_reconstruction, strict=True)
+    return 1 - cosines.sum() / tensors, [torch.addcmul(by_r * r, p, by_p) for (p, r), by_p, by_r in factors]
