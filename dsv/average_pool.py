@@ -26,13 +26,9 @@ def average_pool(inputs: Tensor) -> Tensor:
 
 class _Average(Function):
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         upper, lower = x[:, :, ::2], x[:, :, 1::2]  # added in torch's order: equal to the last bit
         return (upper[..., ::2] + upper[..., 1::2]).add_(lower[..., ::2]).add_(lower[..., 1::2]).mul_(0.25)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing: the derivatives are the same everywhere."""
 
     @staticmethod
     def jvp(ctx: Any, x_: Tensor) -> Tensor:
@@ -47,16 +43,12 @@ class _Spread(Function):
     """The transpose of ``_Average``."""
 
     @staticmethod
-    def forward(g: Tensor) -> Tensor:
+    def forward(ctx: Any, g: Tensor) -> Tensor:
         n, c, height, width = g.shape
         found, quarters = g.new_empty(n, c, 2 * height, 2 * width), g * 0.25
         found[:, :, ::2, ::2] = found[:, :, ::2, 1::2] = quarters
         found[:, :, 1::2] = found[:, :, ::2]
         return found
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing: the derivatives are the same everywhere."""
 
     @staticmethod
     def jvp(ctx: Any, g_: Tensor) -> Tensor:

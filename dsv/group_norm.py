@@ -44,17 +44,13 @@ class _GroupNorm(Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, c, height, width = x.shape
         z, _, r = torch.native_group_norm(x, None, None, n, c, height * width, groups, eps)
-        return _combined(b, (w, z)), z, r
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        kept = (*output[1:], inputs[1])
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
+        ctx.save_for_backward(z, r, w)
+        ctx.save_for_forward(z, r, w)
         ctx.set_materialize_grads(False)
+        return _combined(b, (w, z)), z, r
 
     @staticmethod
     def jvp(ctx: Any, x_: Tensor | None, w_: Tensor | None, b_: Tensor | None, *_: None) -> tuple[Tensor, ...]:
@@ -81,17 +77,13 @@ class _GroupNormBackward(Function):
     sums of g z and of g, which are its shares in the gradients of w and b."""
 
     @staticmethod
-    def forward(g: Tensor, z: Tensor, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, g: Tensor, z: Tensor, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         of, dots, sums = _Groups(z, r), _dots(g, z), _sums(g)
+        ctx.save_for_backward(g, z, r, w, dots, sums)
+        ctx.save_for_forward(g, z, r, w, dots, sums)
+        ctx.set_materialize_grads(False)
         found = _combined(-of.r * of.means(w * sums), (of.r * w, g), (-of.r * of.means(w * dots), z))
         return found, dots, sums
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        kept = (*inputs, *output[1:])
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-        ctx.set_materialize_grads(False)
 
     @staticmethod
     def jvp(ctx: Any, g_: Tensor | None, z_: Tensor | None, r_: Tensor | None, w_: Tensor | None) -> tuple[Tensor, ...]:
