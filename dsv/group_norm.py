@@ -44,7 +44,9 @@ class _GroupNorm(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(  # noqa: PLR0917
+        ctx: Any, x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         n, c, height, width = x.shape
         z, _, r = torch.native_group_norm(x, None, None, n, c, height * width, groups, eps)
         ctx.save_for_backward(z, r, w)
