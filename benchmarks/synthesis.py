@@ -7,8 +7,9 @@ augmentation); gains and offsets of the norms lie where training may leave them.
 per-layer cosine depends on, as ``synthesize`` does, the plain loop of all parameters. Times are the best of several,
 taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
 set, the median of three processes of their own (the C library's allocator strews), or of the CUDA allocator. The error
-is of ours against the plain loop in float32, whatever the precision of both. Writes docs/results/synthesis.json and
-prints a Markdown table.
+is of ours against the plain loop in float32, whatever the precision of both. Operations are those of an iteration with
+everything in one part, as a card has it, and depend on no device. Writes docs/results/synthesis.json and prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import click
 import torch
 
 from benchmarks.machine import this_machine
+from benchmarks.operations import operations
 from dsv import (
     DISTANCES,
     Candidates,
@@ -194,6 +196,12 @@ def measure(case: str, count: int, compute: Compute) -> Row:
     )
 
 
+def operations_of(case: str) -> dict[str, int]:
+    """Of one iteration, ours and the plain loop's, by ``ours`` and ``plain``."""
+    both = steps(case, 2, Compute(micro_batch=2))
+    return {name: operations(step).total() for name, step in zip(("ours", "plain"), both, strict=True)}
+
+
 def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) -> float | None:
     """Arithmetic of the two passes per second, over what a matrix product reaches.
 
@@ -232,14 +240,18 @@ def main(  # noqa: PLR0917
     compute = Compute(device, micro_batch, precision, compiled)
     stored = json.loads(out.read_text()) if out.exists() else {"machines": {}, "rows": []}
     kept, machines = stored["rows"], {**stored["machines"], device: this_machine(device)}
+    counted = stored.get("operations", {})
     for case in cases.split(","):
+        counted[f"{CASES[case][0]} {CASES[case][2]} px"] = operations_of(case)
         for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
             row = asdict(measure(case, count, compute))
             kept = [other for other in kept if any(other[name] != row[name] for name in SAME)] + [row]
             kept.sort(key=itemgetter(*SAME))
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps({"machines": machines, "rows": kept}, indent=1) + "\n")
+            out.write_text(json.dumps({"machines": machines, "operations": counted, "rows": kept}, indent=1) + "\n")
     print(markdown([Row(**row) for row in kept]))
+    for case, of in counted.items():
+        print(f"\noperations an iteration of {case}: ours {of['ours']}, plain {of['plain']}")
 
 
 def markdown(rows: list[Row]) -> str:

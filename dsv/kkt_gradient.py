@@ -37,12 +37,8 @@ from dsv.deepkkt import (
     weighted_terms,
 )
 from dsv.derivatives import Batch
-from dsv.stationarity_engine import StationarityEngine
+from dsv.stationarity_engine import Along, StationarityEngine
 
-Graph = tuple[dict[str, Tensor], Tensor]
-"""As of ``StationarityEngine.graph_of_total_gradient``."""
-Aim = tuple[Tensor, dict[str, Tensor]]
-"""As of ``StationarityEngine.direction``, with the stationarity term's weight."""
 View = Callable[[Tensor, int], Tensor]
 """From candidates ``first`` to ``first + n``, (n, C, h, w), to what the model sees, (n, C, H, W); differentiable."""
 
@@ -64,15 +60,13 @@ class Candidates:
     total: int
 
     def batches(self, view: View, size: int) -> Iterator[tuple[slice, Tensor, Batch]]:
-        """Micro-batches: their place, the images as a leaf of the graph, and what the model gets; its multipliers are
-        another leaf."""
+        """Micro-batches: their place, the images as a leaf of the graph, and what the model gets."""
         count = -(-len(self.images) // size)
         for number in range(count):  # of nearly equal sizes, so that compiled code sees one or two shapes
             first, end = len(self.images) * number // count, len(self.images) * (number + 1) // count
             own = slice(first, end)
-            leaves = [tensor[own].detach() for tensor in (self.images, self.multipliers)]
-            leaf, multipliers = (tensor.requires_grad_(torch.is_grad_enabled()) for tensor in leaves)
-            yield own, leaf, Batch(view(leaf, first), self.labels[own], multipliers)
+            leaf = self.images[own].detach().requires_grad_(torch.is_grad_enabled())
+            yield own, leaf, Batch(view(leaf, first), self.labels[own], self.multipliers[own].detach())
 
 
 @dataclass(frozen=True)
@@ -160,19 +154,17 @@ class _OneView:
         """The two passes of the top of this file."""
         with torch.no_grad():
             total = self.engine.total_gradient(batch for *_, batch in self.candidates.batches(self.view, self.size))
-        aim = self.engine.direction(total, weight=self.weights.stationarity)
+        distance, direction = self.engine.direction(total, weight=self.weights.stationarity)
         for own, leaf, batch in self.candidates.batches(self.view, self.size):
-            if self.engine.by_graph:
-                yield self._of_graph(own, leaf, batch, self.engine.graph_of_total_gradient(batch), aim)
-            else:
-                yield self._of_tangents(own, leaf, batch, aim)
+            along = self.engine.along(direction, batch, primal_weight=self._primal_weight)
+            yield self._part(own, leaf, batch, distance, along)
 
     def at_once(self) -> _Part:
         """The same where one micro-batch holds everything: the first pass keeps its graph for the second."""
         [(own, leaf, batch)] = self.candidates.batches(self.view, self.size)
-        graph = self.engine.graph_of_total_gradient(batch)
-        aim = self.engine.direction(graph[0], weight=self.weights.stationarity)
-        return self._of_graph(own, leaf, batch, graph, aim)
+        weight = self.weights.stationarity
+        distance, along = self.engine.at_once(batch, weight=weight, primal_weight=self._primal_weight)
+        return self._part(own, leaf, batch, distance, along)
 
     def without_stationarity(self) -> Iterator[_Part]:
         """Of the other terms alone: one forward and one backward pass, and no second derivative."""
@@ -185,29 +177,16 @@ class _OneView:
             found = torch.stack([primal, torch.zeros_like(primal), *terms]).detach()
             yield _Part(own, images, torch.zeros_like(batch.multipliers), share * found)
 
-    def _of_graph(self, own: slice, leaf: Tensor, batch: Batch, graph: Graph, aim: Aim) -> _Part:
-        """The derivative of <v, g> by a graph of the batch's own g, in reverse over reverse mode."""
-        (total, logits), (distance, direction), share = graph, aim, len(leaf) / self.candidates.total
-        primal = primal_loss(logits, batch.labels)
-        prior, terms = self._priors(batch.inputs, logits)
-        with self.engine.compute.running():  # a convolution's backward pass looks for its precision when it runs
-            images, slopes = torch.autograd.grad(
-                [*total.values(), share * (self.weights.primal * primal + prior)],
-                [leaf, batch.multipliers],
-                [*(direction[name] for name in total), torch.ones_like(prior)],
-            )
-        return _Part(own, images, slopes, share * torch.stack([primal, distance, *terms]).detach())
+    @property
+    def _primal_weight(self) -> float:
+        return self.weights.primal / self.candidates.total
 
-    def _of_tangents(self, own: slice, leaf: Tensor, batch: Batch, aim: Aim) -> _Part:
-        """The same by the tangent of the images' gradient along v, in forward over reverse mode."""
-        (distance, direction), share = aim, len(leaf) / self.candidates.total
-        gradient, slopes, logits = self.engine.along(
-            direction, batch.detached(), primal_weight=self.weights.primal / self.candidates.total
-        )
-        prior, terms = self._priors(batch.inputs, logits)
-        images = torch.autograd.grad((batch.inputs * gradient).sum() + share * prior, leaf)[0]
-        primal = primal_loss(logits, batch.labels)
-        return _Part(own, images, slopes, share * torch.stack([primal, distance, *terms]).detach())
+    def _part(self, own: slice, leaf: Tensor, batch: Batch, distance: Tensor, along: Along) -> _Part:
+        """From what the model sees back to the candidates; and the terms of the images alone."""
+        primal, share = primal_loss(along.logits, batch.labels), len(leaf) / self.candidates.total
+        prior, terms = self._priors(batch.inputs, along.logits)
+        images = torch.autograd.grad((batch.inputs * along.images).sum() + share * prior, leaf)[0]
+        return _Part(own, images, along.slopes, share * torch.stack([primal, distance, *terms]).detach())
 
     def _priors(self, inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum of total variation and norm, and (total variation, norm, entropy)."""

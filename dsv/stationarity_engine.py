@@ -6,15 +6,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dsv.compute import Compute
-from dsv.deepkkt import Distance, Parameters
+from dsv.deepkkt import Distance, Parameters, misclassified
 from dsv.derivatives import Batch, Derivatives, compiled_derivatives, eager_derivatives
 from dsv.distance_gradient import distance_and_gradient
 from dsv.ranks import Ranks
+
+
+class Along(NamedTuple):
+    """What changes along a direction v in the parameters; nothing has a graph, all is of the inputs' dtype and device.
+
+    Args:
+        images: (n, C, H, W) gradient in the inputs of sum_i lambda_i d/de L_i(theta + e v), plus that of the sum of the
+            misclassified images' losses times the primal term's weight.
+        slopes: (n,) d/de L_i.
+        logits: (n, K), at theta.
+    """
+
+    images: Tensor
+    slopes: Tensor
+    logits: Tensor
+
+
+class _Graph(NamedTuple):
+    """A batch whose inputs and multipliers are leaves, and what was computed from them: its losses (n,), logits (n, K)
+    and total gradient, a tensor a parameter."""
+
+    leaves: Batch
+    losses: Tensor
+    logits: Tensor
+    total: tuple[Tensor, ...]
 
 
 class StationarityEngine:
@@ -71,14 +98,6 @@ class StationarityEngine:
         self.ranks.add_up(list(totals.values()))
         return totals
 
-    def graph_of_total_gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """g of one batch and its logits, differentiable in its inputs and multipliers."""
-        with torch.enable_grad(), self.compute.running():
-            losses, logits = self._of(batch).losses(self._parameters, batch.inputs, batch.labels)
-            leaves = list(self._parameters.values())
-            gradients = torch.autograd.grad((batch.multipliers * losses).sum(), leaves, create_graph=True)
-        return dict(zip(self._parameters, gradients, strict=True)), logits
-
     def logits(self, batch: Batch) -> Tensor:
         """(n, K) logits of one batch, differentiable in its inputs."""
         fixed = {name: p.detach() for name, p in self._parameters.items()}
@@ -108,20 +127,46 @@ class StationarityEngine:
         along = sum(float(-(p * g).sum()) for p, g in pairs)
         return max(along, 0.0) / max(sum(float(g.square().sum()) for _, g in pairs), 1e-30)
 
-    def along(
-        self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What changes along ``direction``.
+    def along(self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0) -> Along:
+        """What changes along ``direction``, of which ``primal_weight`` times the primal term's gradient is added.
 
         Args:
             direction: a tensor of every chosen parameter's shape and dtype, by its name.
-            batch: inputs without a graph.
+            batch: whose own graph is not followed.
             primal_weight: of a sum over the images, >= 0.
-
-        Returns:
-            (n, C, H, W) gradient in the inputs of sum_i lambda_i d/de L_i, plus ``primal_weight`` times that of the sum
-            of the misclassified images' losses; (n,) d/de L_i; (n, K) logits. All have the inputs' dtype and no graph.
         """
+        if self.by_graph:
+            return self._along(direction, self._graph(batch), primal_weight)
+        batch = batch.detached()
         with torch.no_grad(), self.compute.running():
             weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
-            return self._of(batch).along(direction, batch, weight)
+            return Along(*self._of(batch).along(direction, batch, weight))
+
+    def at_once(self, batch: Batch, *, weight: float, primal_weight: float) -> tuple[Tensor, Along]:
+        """``direction`` at this batch's own total gradient, and what ``along`` gives for it, by one graph.
+
+        Nothing in it waits for a card to have computed something.
+        """
+        graph = self._graph(batch)
+        distance, direction = self.direction(dict(zip(self._parameters, graph.total, strict=True)), weight=weight)
+        return distance, self._along(direction, graph, primal_weight)
+
+    def _graph(self, batch: Batch) -> _Graph:
+        inputs, multipliers = (leaf.detach().requires_grad_() for leaf in (batch.inputs, batch.multipliers))
+        leaves = replace(batch, inputs=inputs, multipliers=multipliers)
+        with torch.enable_grad(), self.compute.running():
+            losses, logits = self._of(leaves).losses(self._parameters, inputs, batch.labels)
+            chosen = list(self._parameters.values())
+            total = torch.autograd.grad((multipliers * losses).sum(), chosen, create_graph=True)
+        return _Graph(leaves, losses, logits, total)
+
+    def _along(self, direction: Parameters, graph: _Graph, primal_weight: float) -> Along:
+        batch, seen = graph.leaves, graph.logits.detach()
+        with torch.enable_grad(), self.compute.running():
+            primal = primal_weight * (graph.losses * misclassified(seen, batch.labels)).sum()
+            images, slopes = torch.autograd.grad(
+                [*graph.total, primal],
+                [batch.inputs, batch.multipliers],
+                [*(direction[name] for name in self._parameters), torch.ones_like(primal)],
+            )
+        return Along(images, slopes, seen)
