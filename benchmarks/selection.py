@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import nn
 
-from benchmarks.synthesis import fresh_peak_bytes, peak_resident_bytes
+from benchmarks.machine import fresh_peak_bytes, peak_resident_bytes
 from dsv import Compute, ModelSpec, Selection, SelectionConfig, Task, build_model, from_uint8, rank_correlation, select
 
 PAIRS = ((0, 6, 0.01), (4, 9, 0.001))

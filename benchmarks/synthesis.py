@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.machine import this_machine
+from benchmarks.machine import fresh_peak_bytes, peak_resident_bytes, this_machine
 from benchmarks.operations import operations
 from dsv import (
     DISTANCES,
@@ -153,18 +153,6 @@ def _resident_growth(case: str, count: int, compute: Compute, which: int) -> int
     before = fresh_peak_bytes()
     step()
     return peak_resident_bytes() - before
-
-
-def fresh_peak_bytes() -> int:
-    """The process's resident memory, from which its peak starts anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int:
-    """The largest that the process's resident memory has been."""
-    line = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 def measure(case: str, count: int, compute: Compute) -> Row:
