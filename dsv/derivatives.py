@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -66,37 +67,51 @@ def eager_derivatives(model: nn.Module, parameters: Parameters, example: Tensor)
         example: (1, C, H, W) inputs.
     """
     plain = folded_forward(exchanged(model, FOR_GRADIENTS), parameters, example)
-    at = {name: parameter.detach() for name, parameter in parameters.items()}
+    by_dual_numbers = _DualNumbers(model, parameters, example)
+    return Derivatives(partial(_losses, plain), by_dual_numbers.slopes, by_dual_numbers.along)
 
-    @cache
-    def tangent() -> Forward:  # many a synthesis does without
+
+class _DualNumbers:
+    """``slopes`` and ``along`` of ``Derivatives``; arguments as above."""
+
+    def __init__(self, model: nn.Module, parameters: Parameters, example: Tensor) -> None:
+        self._model, self._example = model, example
+        self._at = {name: parameter.detach() for name, parameter in parameters.items()}
+        self._keeps_graph = False
+
+    @cached_property
+    def _forward(self) -> Forward:
+        """Made when it is first asked for: many a synthesis does without."""
         _load_forward_mode()
-        return folded_forward(exchanged(model, FOR_TANGENTS), parameters, example)
+        return folded_forward(exchanged(self._model, FOR_TANGENTS), self._at, self._example)
 
-    def losses_towards(
-        forward: Forward, direction: Parameters, inputs: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return _losses(forward, {name: _dual(p, direction[name]) for name, p in at.items()}, inputs, labels)
-
-    def slopes(direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
-        forward = tangent()  # before the level, of which there is one at a time
+    def slopes(self, direction: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
+        forward = self._forward  # before the level, of which there is one at a time
         with forward_ad.dual_level():
-            return _tangent(losses_towards(forward, direction, inputs, labels)[0])
+            return _tangent(_losses(forward, self._towards(direction), inputs, labels)[0])
 
-    def along(direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        forward = tangent()
+    def along(self, direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # nobody needs a graph of the gradient, but without one torch's own group norm gives it no tangent
+        if not self._keeps_graph:
+            with suppress(NotImplementedError):
+                return self._along(direction, batch, primal_weight)
+            self._keeps_graph = True
+        return self._along(direction, batch, primal_weight)
+
+    def _along(self, direction: Parameters, batch: Batch, primal_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        forward = self._forward
         with forward_ad.dual_level(), torch.enable_grad():
             leaf = batch.inputs.detach().requires_grad_()
-            found, logits = losses_towards(forward, direction, leaf, batch.labels)
+            found, logits = _losses(forward, self._towards(direction), leaf, batch.labels)
             seen = _parts(logits)[0].detach()
             # the tangent of the multipliers adds the gradient of the primal term to the derivative along the direction
             # (a copy: the tangent of a part of a tensor is kept in one as large as the whole)
             weights = _dual(batch.multipliers.clone(), primal_weight * misclassified(seen, batch.labels))
-            # nobody differentiates the gradient again, but torch's own normalisations give it a tangent only so
-            images = torch.autograd.grad((weights * found).sum(), leaf, create_graph=True)[0]
+            images = torch.autograd.grad((weights * found).sum(), leaf, create_graph=self._keeps_graph)[0]
             return _tangent(images), _tangent(found), seen
 
-    return Derivatives(partial(_losses, plain), slopes, along)
+    def _towards(self, direction: Parameters) -> Parameters:
+        return {name: _dual(p, direction[name]) for name, p in self._at.items()}
 
 
 def compiled_derivatives(model: nn.Module, parameters: Parameters, example: Tensor) -> Derivatives:

@@ -64,6 +64,7 @@ MODELS = {
     },
     "resnet18": build_model(ModelSpec("resnet18", 3, 8, 3, 4, "batch"), seed=0),
     "torch instance norm": head(nn.InstanceNorm2d(8, affine=True), nn.Tanh()),
+    "torch group norm": head(nn.GroupNorm(2, 8, affine=False), nn.Tanh()),
     "torch layer norm": head(nn.Flatten(), nn.LayerNorm(72), nn.GELU()),
     "local response norm": head(nn.LocalResponseNorm(3), nn.SiLU()),
     "attention": Attention(),
