@@ -128,12 +128,12 @@ class StationarityEngine:
         return max(along, 0.0) / max(sum(float(g.square().sum()) for _, g in pairs), 1e-30)
 
     def along(self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0) -> Along:
-        """What changes along ``direction``, of which ``primal_weight`` times the primal term's gradient is added.
+        """What changes along ``direction``.
 
         Args:
             direction: a tensor of every chosen parameter's shape and dtype, by its name.
             batch: whose own graph is not followed.
-            primal_weight: of a sum over the images, >= 0.
+            primal_weight: of the primal term, here a sum over the misclassified images, >= 0.
         """
         if self.by_graph:
             return self._along(direction, self._graph(batch), primal_weight)
