@@ -11,7 +11,8 @@ shift 3
 python() { "${PYTHON:-.venv/bin/python}" "$@"; }
 
 tests() { # those that take every device that is there
-  python -m pytest tests/test_kkt_gradient.py tests/test_layers.py tests/test_synthesis.py tests/test_selection.py tests/test_views.py
+  python -m pytest tests/test_kkt_gradient.py tests/test_distance_gradient.py tests/test_layers.py tests/test_synthesis.py \
+    tests/test_selection.py tests/test_views.py
 }
 
 synthesis() { # seconds and memory beside the plain loop, the share of the card's matrix throughput, tf32's error; in

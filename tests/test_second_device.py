@@ -19,7 +19,7 @@ from protos.checkpoint import save_checkpoint
 
 FOLDER = Path(__file__).with_name("second_device")
 ROOT = FOLDER.parent.parent
-MATHEMATICS = ("kkt_gradient", "layers", "synthesis", "selection", "views")
+MATHEMATICS = ("kkt_gradient", "distance_gradient", "layers", "synthesis", "selection", "views")
 
 pytestmark = [
     pytest.mark.slow,
