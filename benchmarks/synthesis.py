@@ -8,7 +8,7 @@ per-layer cosine depends on, as ``synthesize`` does, the plain loop of all param
 taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
 set, the median of three processes of their own (the C library's allocator strews), or of the CUDA allocator. The error
 is of ours against the plain loop in float32, whatever the precision of both. Operations are those of an iteration with
-everything in one part, as a card has it, and depend on no device. Writes docs/results/synthesis.json and prints a
+everything in one part, as a card has it, counted on the CPU. Writes docs/results/synthesis.json and prints a
 Markdown table.
 """
 
