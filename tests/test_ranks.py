@@ -89,7 +89,6 @@ def test_two_ranks_give_what_one_gives(trained, tmp_path):
         for ours, expected in zip(found[:3], alone[:3], strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
         # Adam's first step is a sign: where a gradient is 0 but for rounding, a pixel may go the other way.
-        # Adam's first step is a sign: where a gradient is 0 but for rounding, a pixel may go the other way.
         assert (found[3] != alone[3]).float().mean() < 0.01
         torch.testing.assert_close(found[4], alone[4], rtol=1e-4, atol=1e-4)
         for ours, expected in zip(found[5:], alone[5:], strict=True):
