@@ -87,7 +87,7 @@ def teacher_accuracy(bench: Bench, seed: int, images: Tensor, labels: Tensor) ->
 
 
 def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dict[str, Callable[[], Labelled]]:
-    """What makes each row's set of both tables, from one teacher, at ``count`` images per class."""
+    """What makes the set of each row of both tables, and ours, from one teacher, at ``count`` images per class."""
     teacher = bench.teacher(seed)
     images, labels = bench.images.train, bench.images.train_labels
     random = random_images(bench.images, count, seed)
@@ -105,6 +105,7 @@ def table_sets(bench: Bench, seed: int, count: int, other: Tensor | None) -> dic
         return one_label_each(kept_set(bench, f"{name}-{count}-{seed}", seed, make))
 
     sets: dict[str, Callable[[], Labelled]] = {
+        "ours, from dead leaves, hard labels": lambda: one_label_each(our_set(bench, seed, count)),
         "table 1, random": lambda: real(random),
         "table 2, from noise": lambda: synthesised("noise", None),
         "table 2, from real images": lambda: synthesised("real", Start("random-real", images[random])),
@@ -129,14 +130,12 @@ def table_cells(bench: Bench, cells: Cells, seed: int, count: int, other: Tensor
     for row, make in sets.items():
         cells.fill(f"{row}/{key}", partial(taught, make))
 
-    def taught_by_ours(kind: str) -> list[float]:
+    def taught_softly() -> list[float]:
         ours = our_set(bench, seed, count)
-        return bench.students(teacher, ours.images, ours.targets(kind))
+        return bench.students(teacher, ours.images, ours.soft_labels)
 
-    for kind in ("hard", "soft"):
-        cells.fill(f"ours, from dead leaves, {kind} labels/{key}", partial(taught_by_ours, kind))
-    ours = {"ours, from dead leaves, hard labels": lambda: one_label_each(our_set(bench, seed, count))}
-    recipe_cells(bench, cells, seed, count, sets | ours)
+    cells.fill(f"ours, from dead leaves, soft labels/{key}", taught_softly)
+    recipe_cells(bench, cells, seed, count, sets)
     if bench.settings.selection_images:
         selection_cells(bench, cells, seed, count)
 

@@ -8,8 +8,8 @@ per-layer cosine depends on, as ``synthesize`` does, the plain loop of all param
 taken in turns in one process. Memory is the growth of the peak over what was there before: of the process's resident
 set, the median of three processes of their own (the C library's allocator strews), or of the CUDA allocator. The error
 is of ours against the plain loop in float32, whatever the precision of both. Operations are those of an iteration with
-everything in one part, as a card has it, counted on the CPU. Writes docs/results/synthesis.json and prints a
-Markdown table.
+everything in one part, as a card has it, counted by the run without options. Writes docs/results/synthesis.json and
+prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -105,6 +105,10 @@ def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
     return ours, plain
 
 
+def _title(case: str) -> str:
+    return f"{CASES[case][0]} {CASES[case][2]} px"
+
+
 def _task(case: str) -> Task:
     _, _, side, classes, _ = CASES[case]
     return Task(3, side, tuple(str(k) for k in range(classes)), (0.5,) * 3, (0.5,) * 3)
@@ -168,7 +172,7 @@ def measure(case: str, count: int, compute: Compute) -> Row:
     peaks = [peak_bytes(case, count, compute, which) for which in (0, 1)]
     best = min(times[0])
     return Row(
-        case=f"{CASES[case][0]} {CASES[case][2]} px",
+        case=_title(case),
         device=compute.device,
         count=count,
         micro_batch=compute.chunk(CASES[case][2]),
@@ -230,7 +234,8 @@ def main(  # noqa: PLR0917
     kept, machines = stored["rows"], {**stored["machines"], device: this_machine(device)}
     counted = stored.get("operations", {})
     for case in cases.split(","):
-        counted[f"{CASES[case][0]} {CASES[case][2]} px"] = operations_of(case)
+        if compute == Compute():  # they are the same whatever the way
+            counted[_title(case)] = operations_of(case)
         for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
             row = asdict(measure(case, count, compute))
             kept = [other for other in kept if any(other[name] != row[name] for name in SAME)] + [row]

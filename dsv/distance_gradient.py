@@ -15,6 +15,7 @@ from torch import Tensor
 from dsv.deepkkt import Distance, Parameters, layer_cosine
 
 
+@torch.no_grad()
 def distance_and_gradient(
     distance: Distance, parameters: Parameters, reconstruction: Parameters, *, weight: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -30,23 +31,21 @@ def distance_and_gradient(
         A scalar, and a tensor of every parameter's shape; they carry no graph.
     """
     function, options = (distance.func, distance.keywords) if isinstance(distance, partial) else (distance, {})
-    with torch.no_grad():
-        fixed = [p.detach() for p in parameters.values()]
-        found = [reconstruction[name].detach() for name in parameters]
-        if function is layer_cosine:
-            value, gradients = _layer_cosine(fixed, found, weight, **options)
-        else:
-            value, gradients = _by_torch(distance, dict(zip(parameters, fixed, strict=True)), found, weight)
-    return value, dict(zip(parameters, gradients, strict=True))
+    if function is layer_cosine:
+        found = [reconstruction[name] for name in parameters]
+        value, gradients = _layer_cosine(list(parameters.values()), found, weight, **options)
+        return value, dict(zip(parameters, gradients, strict=True))
+    return _by_torch(distance, parameters, reconstruction, weight)
 
 
 def _by_torch(
-    distance: Distance, parameters: Parameters, reconstruction: list[Tensor], weight: float
-) -> tuple[Tensor, list[Tensor]]:
+    distance: Distance, parameters: Parameters, reconstruction: Parameters, weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     with torch.enable_grad():
-        leaves = [r.clone().requires_grad_() for r in reconstruction]
-        value = distance(parameters, dict(zip(parameters, leaves, strict=True)))
-        return value.detach(), list(torch.autograd.grad(weight * value, leaves))
+        leaves = {name: reconstruction[name].detach().requires_grad_() for name in parameters}
+        value = distance({name: p.detach() for name, p in parameters.items()}, leaves)
+        gradients = torch.autograd.grad(weight * value, list(leaves.values()))
+    return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def _layer_cosine(

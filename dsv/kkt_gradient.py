@@ -66,7 +66,7 @@ class Candidates:
             first, end = len(self.images) * number // count, len(self.images) * (number + 1) // count
             own = slice(first, end)
             leaf = self.images[own].detach().requires_grad_(torch.is_grad_enabled())
-            yield own, leaf, Batch(view(leaf, first), self.labels[own], self.multipliers[own].detach())
+            yield own, leaf, Batch(view(leaf, first), self.labels[own], self.multipliers[own])
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,12 @@ class Along(NamedTuple):
 
 class _Graph(NamedTuple):
     """A batch whose inputs and multipliers are leaves, and what was computed from them: its losses (n,), logits (n, K)
-    and total gradient, a tensor a parameter."""
+    and total gradient, by parameter name."""
 
     leaves: Batch
     losses: Tensor
     logits: Tensor
-    total: tuple[Tensor, ...]
+    total: dict[str, Tensor]
 
 
 class StationarityEngine:
@@ -104,10 +104,11 @@ class StationarityEngine:
         with torch.enable_grad(), self.compute.running():
             return self._of(batch).losses(fixed, batch.inputs, batch.labels)[1]
 
+    @torch.no_grad()
     def direction(self, total_gradient: Parameters, *, weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance of Eq. 8 at ``total_gradient``, and v = ``weight`` dD/dg by parameter name."""
-        gradients = [gradient.detach() for gradient in total_gradient.values()]
-        reconstruction = dict(zip(total_gradient, torch._foreach_neg(gradients), strict=True))
+        negated = torch._foreach_neg(list(total_gradient.values()))
+        reconstruction = dict(zip(total_gradient, negated, strict=True))
         target = {name: self._target[name] for name in total_gradient}
         return distance_and_gradient(self._distance, target, reconstruction, weight=-weight)
 
@@ -148,7 +149,7 @@ class StationarityEngine:
         Nothing in it waits for a card to have computed something.
         """
         graph = self._graph(batch)
-        distance, direction = self.direction(dict(zip(self._parameters, graph.total, strict=True)), weight=weight)
+        distance, direction = self.direction(graph.total, weight=weight)
         return distance, self._along(direction, graph, primal_weight)
 
     def _graph(self, batch: Batch) -> _Graph:
@@ -158,15 +159,15 @@ class StationarityEngine:
             losses, logits = self._of(leaves).losses(self._parameters, inputs, batch.labels)
             chosen = list(self._parameters.values())
             total = torch.autograd.grad((multipliers * losses).sum(), chosen, create_graph=True)
-        return _Graph(leaves, losses, logits, total)
+        return _Graph(leaves, losses, logits, dict(zip(self._parameters, total, strict=True)))
 
     def _along(self, direction: Parameters, graph: _Graph, primal_weight: float) -> Along:
         batch, seen = graph.leaves, graph.logits.detach()
         with torch.enable_grad(), self.compute.running():
             primal = primal_weight * (graph.losses * misclassified(seen, batch.labels)).sum()
             images, slopes = torch.autograd.grad(
-                [*graph.total, primal],
+                [*graph.total.values(), primal],
                 [batch.inputs, batch.multipliers],
-                [*(direction[name] for name in self._parameters), torch.ones_like(primal)],
+                [*(direction[name] for name in graph.total), torch.ones_like(primal)],
             )
         return Along(images, slopes, seen)
