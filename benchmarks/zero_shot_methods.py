@@ -70,13 +70,14 @@ def _update_anchors(before: Sequence[State], after: Sequence[Sequence[State]]) -
     """
     pairs = [(number, client) for number, states in enumerate(after) for client in range(len(states))]
 
-    def load(index: int) -> tuple[State, State]:
+    def update(index: int) -> State:
         number, client = pairs[index]
         start, end = before[number], after[number][client]
-        return start, {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
+        return {name: end[name] - value for name, value in start.items() if value.is_floating_point()}
 
-    states = [*before, *(state for states in after for state in states)]
-    return Anchors(tuple(client for _, client in pairs), load, states_digest(states))
+    digest = states_digest([*before, *(state for states in after for state in states)])
+    clients = tuple(client for _, client in pairs)
+    return Anchors(clients, lambda index: before[pairs[index][0]], digest, targets=update)
 
 
 def _client_end_points(bench: Bench) -> Anchors:

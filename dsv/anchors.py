@@ -33,20 +33,23 @@ class Anchors:
 
     Args:
         clients: whose multipliers belong to each anchor, numbered from 0.
-        load: from an anchor's number to the state where gradients are taken, and what minus their weighted sum shall
-            point to, by parameter name. Called once a step: read large models from files.
+        load: from an anchor's number to the state where gradients are taken. Called once a step: read large models from
+            files.
         digest: of all of them, for the provenance.
         shares: (C, K) share of each class in what every client was trained on, where that is known. A client's
             multipliers are then counted in these, so that whom a class is new to hardly speaks of its images.
+        targets: from an anchor's number to what minus the weighted sum of gradients shall point to, by parameter name;
+            the anchor's own weights (Eq. 5) when None.
 
     Raises:
         DsvError: there is no anchor.
     """
 
     clients: tuple[int, ...]
-    load: Callable[[int], tuple[State, State]]
+    load: Callable[[int], State]
     digest: str
     shares: Tensor | None = None
+    targets: Callable[[int], State] | None = None
 
     def __post_init__(self) -> None:
         if not self.clients:
@@ -60,10 +63,9 @@ class Anchors:
         rows = labels.float() if labels.ndim == 2 else functional.one_hot(labels, classes).float()
         return classes * rows @ self.shares.float().cpu().T
 
-    def draw(self, generator: torch.Generator) -> tuple[int, State, State]:
-        """A random anchor: its client, the state, and the target."""
-        number = int(torch.randint(len(self.clients), (1,), generator=generator))
-        return (self.clients[number], *self.load(number))
+    def draw(self, generator: torch.Generator) -> int:
+        """The number of a random anchor."""
+        return int(torch.randint(len(self.clients), (1,), generator=generator))
 
 
 def end_point_anchors(models: Sequence[State], counts: Tensor | None = None) -> Anchors:
@@ -80,7 +82,7 @@ def end_point_anchors(models: Sequence[State], counts: Tensor | None = None) -> 
     digest = states_digest(models)
     if shares is not None:
         digest = states_digest([*models, {"shares": shares}])
-    return Anchors(tuple(range(len(models))), lambda number: (models[number], models[number]), digest, shares)
+    return Anchors(tuple(range(len(models))), models.__getitem__, digest, shares)
 
 
 def states_digest(states: Sequence[State]) -> str:

@@ -53,7 +53,9 @@ class PixelOptimiser:
         self._labels = labels[self._own].to(compute.device)
         parameters: Parameters = chosen_parameters(model, config.stationary_parameters)
         distance = DISTANCES[config.distance]
-        if distance is layer_cosine and anchors is None:  # an anchor's target may be another than its own weights
+        if distance is layer_cosine and not (anchors and anchors.targets):
+            if anchors:  # what is zero in the model that was given need not be so in theirs
+                model.load_state_dict(anchors.load(0))
             with compute.running():
                 parameters, distance = steered_by_cosine(model, task, parameters)
         self._chosen = tuple(parameters)
@@ -151,9 +153,12 @@ class PixelOptimiser:
     def _at_random_anchor(self, view: tuple[float, View], weights: KktWeights) -> KktGradient:
         """One copy's gradient at a random anchor; of the multipliers, only its client's have one."""
         assert self._anchors is not None
-        client, state, target = self._anchors.draw(self._generator)
-        self._model.load_state_dict(state)
-        self._engine.aim({name: target[name].to(self._pixels.device) for name in self._chosen})
+        number = self._anchors.draw(self._generator)
+        self._model.load_state_dict(self._anchors.load(number))
+        if self._anchors.targets:
+            target = self._anchors.targets(number)
+            self._engine.aim({name: target[name].to(self._pixels.device) for name in self._chosen})
+        client = self._anchors.clients[number]
         units = self._units[:, client]
         candidates = Candidates(self._pixels, self._labels, self._multipliers[:, client] * units, self._total)
         found = kkt_gradient(self._engine, candidates, [view], weights)

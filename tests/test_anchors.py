@@ -80,6 +80,24 @@ def test_a_synthesis_from_client_models(teacher, task, clients, augmented):
     assert not torch.equal(first.images, synthesize(teacher.model, task, config, seed=1).images)
 
 
+def test_parameters_that_the_cosine_cannot_see_are_left_out_of_client_models_too(teacher, task, clients):
+    def first_terms(anchors):
+        seen = []
+        synthesize(
+            teacher.model, task, SHORT, seed=1, anchors=anchors, on_iteration=lambda _, terms: seen.append(terms)
+        )
+        return seen[0]
+
+    anchors = end_point_anchors(clients)
+    steered, whole = first_terms(anchors), first_terms(dataclasses.replace(anchors, targets=anchors.load))
+    torch.testing.assert_close(steered.stationarity, whole.stationarity, atol=2e-3, rtol=0)
+    untouched = build_model(teacher.spec, seed=9)  # zero biases of the model that is given hide nothing of the clients
+    torch.nn.init.zeros_(untouched.get_parameter("classifier.weight"))
+    again = []
+    synthesize(untouched, task, SHORT, seed=1, anchors=anchors, on_iteration=lambda _, terms: again.append(terms))
+    torch.testing.assert_close(again[0].stationarity, steered.stationarity)
+
+
 def test_a_synthesis_from_client_models_goes_on(teacher, task, clients, tmp_path):
     anchors, whole = end_point_anchors(clients), []
     kept = Checkpointing(tmp_path / "state", every=2)
