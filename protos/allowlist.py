@@ -66,7 +66,7 @@ def check_evaluation(content: RecordDict) -> None:
     metrics = content.metric_records[METRICS]
     _check_metrics(metrics, EVALUATION_METRICS)
     accuracy = metrics.get(ACCURACY)
-    if not isinstance(accuracy, float) or not 0 <= accuracy <= 1:
+    if type(accuracy) is not float or not 0 <= accuracy <= 1:
         raise RefusedError(f"{ACCURACY} must be a number from 0 to 1")
 
 
@@ -79,8 +79,8 @@ def _check_metrics(metrics: MetricRecord, allowed: frozenset[str]) -> None:
     if type(examples) is not int or not 1 <= examples <= MAX_EXAMPLES:
         raise RefusedError(f"{EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}")
     for key, value in metrics.items():
-        if isinstance(value, list) or not math.isfinite(value):
-            raise RefusedError(f"metric {key!r} must be one finite number")
+        if key != EXAMPLES and (type(value) is not float or not math.isfinite(value)):
+            raise RefusedError(f"metric {key!r} must be one finite float")
 
 
 def check_instruction(content: RecordDict, expected: Layout) -> None:
@@ -120,9 +120,12 @@ def _check_arrays(arrays: ArrayRecord, expected: Layout) -> None:
 
 def _values(name: str, array: Array) -> numpy.ndarray:
     try:
-        return array.numpy()
+        values = array.numpy()
     except Exception:  # Flower's and numpy's own exceptions for hostile bytes are of many types
         raise RefusedError(f"array {name!r} cannot be read") from None
+    if type(values) is not numpy.ndarray:  # numpy.load makes something else of a zip archive
+        raise RefusedError(f"array {name!r} cannot be read")
+    return values
 
 
 def _named(names: set[str]) -> str:

@@ -99,9 +99,16 @@ def test_a_weight_missing_or_renamed():
         allowlist.check_reply(reply(record), LAYOUT)
 
 
-def test_bytes_that_are_no_array():
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    numpy.savez(buffer, weights()["a"])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"garbage", b"", archive()])
+def test_bytes_that_are_no_array(data):
     record = arrays()
-    record["a"] = Array("float32", (2, 3), "numpy.ndarray", b"garbage")
+    record["a"] = Array("float32", (2, 3), "numpy.ndarray", data)
     with pytest.raises(RefusedError, match="array 'a' cannot be read"):
         allowlist.check_reply(reply(record), LAYOUT)
 
@@ -125,6 +132,7 @@ def test_a_pickled_array_is_not_opened():
         {"num-examples": 7, "label-0": 3},
         {"num-examples": 7, "train-loss": [0.1, 0.2]},
         {"num-examples": 7, "train-loss": float("nan")},
+        {"num-examples": 7, "train-loss": 10**400},
     ],
 )
 def test_metrics_beside_the_list(metrics):
