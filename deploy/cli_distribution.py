@@ -118,7 +118,7 @@ def _serve_options(
 
 
 def _log_to_stderr() -> None:
-    from server.metrics import LOGGER_NAME, JsonLines
+    from server.log import LOGGER_NAME, JsonLines
 
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dsv import GIVEN_IMAGES, DsvError, SupportSet
 from protos import artefact, release_pb2
 from protos.transport import MAX_LISTED_BYTES
-from server.metrics import log_event
+from server.log import log_event
 from server.signed_releases import SignedRelease
 from server.store import ReleaseStore, StoredRelease, UnknownReleaseError
 

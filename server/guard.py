@@ -16,7 +16,8 @@ from urllib.parse import unquote
 import grpc
 
 from protos.transport import AUTHORIZATION, BEARER
-from server.metrics import Metrics, log_event
+from server.log import log_event
+from server.metrics import Metrics
 from server.serve_options import Limits
 from server.tokens import TokenFile
 

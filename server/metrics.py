@@ -1,19 +1,15 @@
-"""What a server counts, for Prometheus, and its log as one JSON object a line."""
+"""What a server counts, for Prometheus."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from dsv import DsvError
-
-LOGGER_NAME = "feddsv.distribution"
-_FIELDS = "fields"
+from server.log import log_event
 
 
 class Metrics:
@@ -54,20 +50,3 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
-
-
-class JsonLines(logging.Formatter):
-    """A log record as one line of JSON: time, level, event, and the event's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
-        line.update(getattr(record, _FIELDS, {}))
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def log_event(level: int, event: str, **values: object) -> None:
-    """Log ``event`` with its fields."""
-    logging.getLogger(LOGGER_NAME).log(level, event, extra={_FIELDS: values})

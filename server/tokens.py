@@ -13,7 +13,7 @@ from pathlib import Path
 from dsv import DsvError
 from protos.files import locked, read_input, write_atomically
 from protos.transport import DIGEST
-from server.metrics import log_event
+from server.log import log_event
 
 
 @dataclass(frozen=True)

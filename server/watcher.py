@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from dsv import DsvError
 from server.catalogue import Catalogue, Entry
-from server.metrics import Metrics, log_event
+from server.log import log_event
+from server.metrics import Metrics
 from server.publication import Publication
 from server.serve_options import ServeOptions
 from server.signing_keys import SigningKeys

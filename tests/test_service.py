@@ -20,7 +20,7 @@ from client.watch import new_releases
 from dsv import DsvError
 from protos import artefact, release_pb2
 from server.distribution import SERVICE_NAME, run_server
-from server.metrics import LOGGER_NAME, JsonLines
+from server.log import LOGGER_NAME, JsonLines
 from server.serve_options import ServeOptions
 from server.store import DirectoryStore, MemoryStore
 from server.tokens import TokenFile, Tokens
