@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
 from dsv import DsvError
 from protos.files import locked, write_atomically
@@ -61,43 +61,53 @@ class Publication(SignedFolder):
             Whether anything was written.
 
         Raises:
-            DsvError: a key that is needed is not there, or the folder cannot be written. What nears its end and can
-                be signed anew is, all the same.
+            KeyMissingError: a key that is needed is not there. What can be signed anew without it is, all the same, so
+                that devices go on trusting the list as it was.
+            DsvError: the folder cannot be written.
         """
-        wrote = self._update(releases, unreadable)
-        for role in self.overdue():
-            if role in ONLINE_ROLES:
-                self._signer(self.root(), role)
-        return wrote
-
-    def _update(self, releases: Sequence[SignedRelease], unreadable: Collection[str]) -> bool:
         with self._locked():
             root = self.root()
             timestamp = self._current(root, "timestamp.json", Timestamp)
             snapshot = self._at(root, timestamp.snapshot_meta.version if timestamp else None, Snapshot)
             targets = self._at(root, snapshot.meta["targets.json"].version if snapshot else None, Targets)
-            versions = {"targets": 0, "snapshot": 0, "timestamp": 0}
-            versions.update(self._highest_versions())
             wanted = named_targets(releases, targets, unreadable)
-            if targets is None or wanted != targets.targets or self._ages(root, targets):
-                targets = Targets(versions["targets"] + 1, expires=self._expiry("targets"), targets=wanted)
-                snapshot = None
-                self._sign(root, targets)
-            if snapshot is None or self._ages(root, snapshot):
-                described = MetaFile.from_data(targets.version, self._bytes(targets), ["sha256"])
-                snapshot = Snapshot(
-                    versions["snapshot"] + 1, expires=self._expiry("snapshot"), meta={"targets.json": described}
-                )
-                timestamp = None
-                self._sign(root, snapshot)
-            if timestamp is not None and not self._ages(root, timestamp):
-                return False
-            described = MetaFile.from_data(snapshot.version, self._bytes(snapshot), ["sha256"])
-            self._sign(
-                root,
-                Timestamp(versions["timestamp"] + 1, expires=self._expiry("timestamp"), snapshot_meta=described),
-            )
-            return True
+            listed = targets is not None and wanted == targets.targets
+            if targets is not None and not listed and self._find_signer(root, "targets") is None:
+                wanted = targets.targets
+            wrote = self._sign_anew(root, timestamp, snapshot, targets, wanted)
+        if not listed:
+            self._signer(root, "targets")
+        for role in self.overdue():
+            if role in ONLINE_ROLES:
+                self._signer(root, role)
+        return wrote
+
+    def _sign_anew(
+        self,
+        root: Root,
+        timestamp: Timestamp | None,
+        snapshot: Snapshot | None,
+        targets: Targets | None,
+        wanted: dict[str, TargetFile],
+    ) -> bool:
+        """From what is there now (None: nothing valid); returns whether anything was written."""
+        versions = {"targets": 0, "snapshot": 0, "timestamp": 0, **self._highest_versions()}
+        if targets is None or wanted != targets.targets or self._ages(root, targets):
+            targets = Targets(versions["targets"] + 1, expires=self._expiry("targets"), targets=wanted)
+            snapshot = None
+            self._sign(root, targets)
+        if snapshot is None or self._ages(root, snapshot):
+            described = MetaFile.from_data(targets.version, self._bytes(targets), ["sha256"])
+            expires = self._expiry("snapshot")
+            snapshot = Snapshot(versions["snapshot"] + 1, expires=expires, meta={"targets.json": described})
+            timestamp = None
+            self._sign(root, snapshot)
+        if timestamp is not None and not self._ages(root, timestamp):
+            return False
+        described = MetaFile.from_data(snapshot.version, self._bytes(snapshot), ["sha256"])
+        expires = self._expiry("timestamp")
+        self._sign(root, Timestamp(versions["timestamp"] + 1, expires=expires, snapshot_meta=described))
+        return True
 
     def rotate(self, role: str) -> None:
         """Replace the key of ``role`` and tell devices through a new root, which the root's key signs.

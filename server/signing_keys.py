@@ -17,6 +17,10 @@ ONLINE_ROLES = ("snapshot", "timestamp")
 _ID_DIGITS = 16
 
 
+class KeyMissingError(DsvError):
+    """A key that is needed is not at hand."""
+
+
 class SigningKeys:
     """A folder of private keys, ``<role>-<first digits of the key's id>.pem``.
 
@@ -58,9 +62,9 @@ class SigningKeys:
         except (OSError, ValueError, TypeError) as error:
             raise DsvError(f"{path} is no private key that fits its name ({error}); restore it from a copy") from None
 
-    def missing(self, role: str, otherwise: str = "sign where it is") -> DsvError:
+    def missing(self, role: str, otherwise: str = "sign where it is") -> KeyMissingError:
         """What to raise where the key of ``role`` is needed and not there; ``otherwise`` is the second remedy."""
-        return DsvError(f"the {role} key is not in {self.folder}; bring it back, or {otherwise}")
+        return KeyMissingError(f"the {role} key is not in {self.folder}; bring it back, or {otherwise}")
 
     def forget(self, role: str, keyid: str) -> None:
         """Remove a key that is no longer trusted."""

@@ -13,7 +13,7 @@ from server.log import log_event
 from server.metrics import Metrics
 from server.publication import Publication
 from server.serve_options import ServeOptions
-from server.signing_keys import SigningKeys
+from server.signing_keys import KeyMissingError, SigningKeys
 from server.store import ReleaseStore
 
 
@@ -28,6 +28,7 @@ class StoreWatcher:
         # A tenth of the shortest life: metadata is signed anew once half of it is over.
         self._sign_interval_s = min(60.0, options.lifetimes.timestamp.total_seconds() / 10)
         self._signed_s = -self._sign_interval_s
+        self._signed: list[str] = []  # digests when signing was last tried
         self._changed = asyncio.Condition()
         self.releases: list[Entry] = []
         self.look = 0
@@ -43,7 +44,12 @@ class StoreWatcher:
         self.releases, unreadable = await self._catalogue.look_aside()
         if self._publication:
             await asyncio.to_thread(self._publication.check_online_keys)
-            await asyncio.to_thread(self._sign, self._publication, self.releases, unreadable)
+            try:
+                await asyncio.to_thread(self._sign, self._publication, self.releases, unreadable)
+            except KeyMissingError as error:  # the targets key is elsewhere: what it has signed can be had
+                self._fail(str(error))
+                named = {release.digest for release in await asyncio.to_thread(self._publication.releases)}
+                self.releases = [entry for entry in self.releases if entry.release.digest in named]
         self._metrics.releases.set(len(self.releases))
         self._task = asyncio.create_task(self._run())
 
@@ -71,11 +77,14 @@ class StoreWatcher:
 
     async def _look(self) -> None:
         found, unreadable = await self._catalogue.look_aside()
-        changed = [entry.release.digest for entry in found] != [entry.release.digest for entry in self.releases]
-        if self._publication and (changed or time.monotonic() - self._signed_s >= self._sign_interval_s):
+        changed = _digests(found) != _digests(self.releases)
+        due = _digests(found) != self._signed or time.monotonic() - self._signed_s >= self._sign_interval_s
+        if self._publication and due:
             try:
                 await asyncio.to_thread(self._sign, self._publication, found, unreadable)
             except (DsvError, OSError) as error:
+                if not isinstance(error, KeyMissingError):  # which nobody brings back within a second
+                    self._signed = []
                 self._fail(str(error))
                 return  # who is told of a release must find it signed
         if changed:
@@ -87,14 +96,20 @@ class StoreWatcher:
                 self._changed.notify_all()
 
     def _sign(self, publication: Publication, entries: list[Entry], unreadable: set[str]) -> None:
-        if publication.update([entry.to_signed() for entry in reversed(entries)], unreadable):
-            log_event(logging.INFO, "signed", releases=len(entries))
-        self._signed_s = time.monotonic()
-        for role, expires in publication.expiries().items():
-            self._metrics.expires.labels(role).set(expires.timestamp())
+        self._signed, self._signed_s = _digests(entries), time.monotonic()
+        try:
+            if publication.update([entry.to_signed() for entry in reversed(entries)], unreadable):
+                log_event(logging.INFO, "signed", releases=len(entries))
+        finally:
+            for role, expires in publication.expiries().items():
+                self._metrics.expires.labels(role).set(expires.timestamp())
         for role in publication.overdue():
             self._fail(str(publication.keys.missing(role)))
 
     def _fail(self, reason: str) -> None:
         self._metrics.signing_failures.inc()
         log_event(logging.ERROR, "cannot sign", reason=reason)
+
+
+def _digests(entries: list[Entry]) -> list[str]:
+    return [entry.release.digest for entry in entries]

@@ -78,6 +78,21 @@ def test_a_list_that_ends_and_is_signed_elsewhere_is_told_and_the_rest_kept_fres
     assert "the targets key is not in" in said["reason"] and "; bring it back, or sign where it is" in said["reason"]
 
 
+def test_a_release_that_only_an_absent_key_could_name_ends_no_trust(tmp_path, content, support_set, caplog):
+    federation = Federation(tmp_path, now=lambda: datetime.now(UTC) - timedelta(days=4))
+    federation.publish(content)  # timestamp and snapshot have ended since
+    take_away(federation, "targets", "root")
+    federation.store.publish(release_bytes(support_set, seed=1))
+    options = ServeOptions(keys=federation.keys, look_interval_s=0.02)
+    with run_server(federation.store, options=options) as address:
+        [named] = digests(federation.device(address))
+        federation.store.publish(release_bytes(support_set, seed=2))
+        time.sleep(0.5)
+        assert digests(federation.device(address)) == [named]
+    told = [record.fields["reason"] for record in caplog.records if record.levelname == "ERROR"]
+    assert 1 <= len(told) <= 4 and all("the targets key is not in" in reason for reason in told)
+
+
 def drop(federation, name, source, **changes):
     """Put metadata under a name that outdoes the real one, without signing it anew."""
     metadata = Metadata.from_file(str(federation.metadata / source))
