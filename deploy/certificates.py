@@ -29,6 +29,8 @@ from dsv import DsvError
 
 AUTHORITIES, SERVER, OPERATOR, NODES = "authorities", "server", "operator", "nodes"
 _KINDS = ("server", "operator", "device")
+_KNOWN_BY = {"server": (SERVER, OPERATOR, NODES), "operator": (SERVER, OPERATOR), "device": (SERVER, NODES)}
+"""Folders that hold an authority's certificate, or what it signed."""
 _AUTHORITY_DAYS = 3650
 _BACKDATED = datetime.timedelta(hours=1)  # a device whose clock is a little late can connect at once
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the proxy reaches the SuperLink there
@@ -56,7 +58,8 @@ def make_certificates(out: Path, *, hosts: tuple[str, ...], nodes: tuple[str, ..
         The folders that were made.
 
     Raises:
-        DsvError: bad names, a server certificate that is there and lacks a host, or a folder that cannot be written.
+        DsvError: bad names, a server certificate that is there and lacks a host, an authority that is gone while what
+            it signed is there, or a folder that cannot be written.
     """
     _check_names(hosts, nodes, days)
     try:
@@ -84,20 +87,33 @@ def _check_names(hosts: tuple[str, ...], nodes: tuple[str, ...], days: int) -> N
 
 def _authorities(out: Path) -> list[Path]:
     folder = out / AUTHORITIES
+    missing = [kind for kind in _KINDS if not any((folder / f"{kind}{end}").exists() for end in (".crt", ".key"))]
+    for kind in missing:
+        known = [name for name in _KNOWN_BY[kind] if (out / name).is_dir() and any((out / name).iterdir())]
+        if known:  # a new one would be trusted by half of the deployment
+            raise DsvError(
+                f"the {kind} authority is not in {folder}; bring it back, or, to have a new one, move away what is of "
+                f"the old one too: {', '.join(known)}"
+            )
     if folder.exists():
-        return []
+        for kind in missing:
+            _write_authority(folder, kind)
+        return [folder / f"{kind}.crt" for kind in missing]
     with new_folder(folder) as inside:
         for kind in _KINDS:
-            key = ec.generate_private_key(ec.SECP256R1())
-            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"feddsv {kind} authority")])
-            usage = _key_usage(signs_certificates=True)
-            built = (
-                _builder(name, name, key.public_key(), _AUTHORITY_DAYS)
-                .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-                .add_extension(usage, critical=True)
-            )
-            write_pair(inside, kind, built.sign(key, hashes.SHA256()), key)
+            _write_authority(inside, kind)
     return [folder]
+
+
+def _write_authority(folder: Path, kind: str) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"feddsv {kind} authority")])
+    built = (
+        _builder(name, name, key.public_key(), _AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+    )
+    write_pair(folder, kind, built.sign(key, hashes.SHA256()), key)
 
 
 def _server(out: Path, hosts: tuple[str, ...], days: int) -> list[Path]:

@@ -104,6 +104,17 @@ def test_nothing_is_ever_overwritten_and_what_is_missing_is_made(made):
     )
 
 
+@pytest.mark.parametrize("kinds", [["operator"], ["device"], ["operator", "server", "device"]])
+def test_no_second_authority_beside_what_the_first_one_signed(made, kinds):
+    for kind in kinds:
+        for end in ("crt", "key"):
+            (made / "authorities" / f"{kind}.{end}").unlink()
+    before = contents(made)
+    with pytest.raises(DsvError, match="authority is not in .*; bring it back, or, to have a new one, move away"):
+        make_certificates(made, hosts=HOSTS, nodes=("c",), days=365)
+    assert contents(made) == before
+
+
 def test_a_failure_leaves_no_half_of_a_folder(made):
     (made / "authorities" / "device.key").write_text("broken")
     with pytest.raises(DsvError, match="put the authority's key back"):

@@ -193,13 +193,16 @@ def test_the_flwr_command_of_an_outsider_is_refused(server):
 
 def test_a_new_operators_authority_locks_the_old_certificate_out(server, tmp_path):
     """As docs/deploy.md has it done, under "Keys that grow old"."""
-    make_certificates(tmp_path / "certs2", hosts=("127.0.0.1",), nodes=(), days=1)
-    shutil.copytree(server.certs / "server", tmp_path / "server")
-    shutil.copy(tmp_path / "certs2" / "server" / "operators.crt", tmp_path / "server")
-    shutil.copy(server.certs / "server" / "authority.crt", tmp_path / "certs2" / "operator")
+    new = tmp_path / "certs"
+    shutil.copytree(server.certs, new)
+    for name in ("authorities/operator.crt", "authorities/operator.key", "operator", "server"):
+        (new / name).rename(tmp_path / name.replace("/", "-"))
+    make_certificates(new, hosts=("127.0.0.1",), nodes=(), days=1)
+    (new / "server").rename(tmp_path / "moved")  # the certificate's yearly renewal
+    make_certificates(new, hosts=("127.0.0.1",), nodes=(), days=1)
     gate, ways = Address("127.0.0.1", free_port()), {}
-    gates = {"gate": ServerGate(tmp_path / "server", gate, server.superlink)}
-    for name, folder in (("old", server.certs), ("new", tmp_path / "certs2")):
+    gates = {"gate": ServerGate(new / "server", gate, server.superlink)}
+    for name, folder in (("old", server.certs), ("new", new)):
         ways[name] = Address("127.0.0.1", free_port())
         gates[name] = OperatorGate(folder / "operator", ways[name], gate)
     with ExitStack() as stack:
