@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 # client on a device, server on a server, simulation without the tools of development
 EXTRA ?= dev
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-$(EXTRA)
 # two processes, each with files of its own: fixtures of a module are made once
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -75,11 +75,27 @@ def test_the_distribution_service_can_be_given_options():
 def test_services_are_hardened_and_start_what_there_is(name):
     service = compose()["services"][name]
     assert service["user"] == "10001:10001" and service["read_only"] and service["cap_drop"] == ["ALL"]
-    assert service["restart"] == ("unless-stopped" if name == "supernode" else "on-failure")
+    assert service["restart"] == "unless-stopped"
     assert service["mem_limit"] and service["pids_limit"]
-    parses(arguments_of(service["command"]))
+    if "entrypoint" not in service:
+        parses(arguments_of(service["command"]))
     published = [entry.split(":")[0] for entry in service.get("ports", [])]
     assert "9092" not in published  # the SuperLink's own port, which asks nobody who they are
+
+
+def test_no_other_service_goes_down_with_the_superlink():
+    services = compose()["services"]
+    holder = services["network"]
+    assert services["superlink"]["network_mode"] == services["proxy"]["network_mode"] == "service:network"
+    assert holder["entrypoint"] == ["sleep", "infinity"] and "network_mode" not in holder
+
+
+def test_keys_and_images_of_the_default_folders_stay_out_of_the_images():
+    lines = (ROOT / ".dockerignore").read_text().split()
+    text = (CONTAINERS / "compose.yaml").read_text()
+    folders = {found.split("/")[0] for found in re.findall(r":-\./([\w/]+)\}", text)}
+    assert folders == {"certs", "data"}
+    assert {f"**/{folder}" for folder in (*folders, "signing", "state")} <= set(lines)
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
