@@ -32,8 +32,19 @@ class BreakError(DsvError):
     """The same call may succeed a little later."""
 
 
+class GoneError(DsvError):
+    """The server has no such release, or cannot offer it: another one may still be had."""
+
+
 class PastEndError(DsvError):
     """What was asked for begins behind the end of the release."""
+
+
+_KINDS: dict[grpc.StatusCode, type[DsvError]] = {
+    grpc.StatusCode.OUT_OF_RANGE: PastEndError,
+    grpc.StatusCode.NOT_FOUND: GoneError,
+    grpc.StatusCode.DATA_LOSS: GoneError,
+}
 
 
 @dataclass(frozen=True)
@@ -126,15 +137,17 @@ class Server:
         code, details = error.code(), error.details() or ""
         if "larger than max" in details:
             return DsvError(f"server {self.address} sends a message without end; it is no DSV distribution service")
+        away = "cannot be reached; check the address and that it runs" + self._tls_hint(details)
+        if details.startswith(("release ", "the server ")):  # the service's own words, where the rest is gRPC's
+            away = f"cannot answer for now: {details}"
         messages = {
-            grpc.StatusCode.UNAVAILABLE: "cannot be reached; check the address and that it runs"
-            + self._tls_hint(details),
+            grpc.StatusCode.UNAVAILABLE: away,
             grpc.StatusCode.DEADLINE_EXCEEDED: f"did not answer within {TIMEOUT_S:.0f} s; try again",
             grpc.StatusCode.NOT_FOUND: "has no such release; list its releases",
             grpc.StatusCode.UNIMPLEMENTED: "is no DSV distribution service; check the address",
             grpc.StatusCode.UNAUTHENTICATED: f"refused this device: {details}; give its token with --token-file",
         }
-        kind = BreakError if code in _BREAKS else PastEndError if code is grpc.StatusCode.OUT_OF_RANGE else DsvError
+        kind = BreakError if code in _BREAKS else _KINDS.get(code, DsvError)
         return kind(f"server {self.address} {messages.get(code, f'refused: {code.name}: {details}')}")
 
     def _channel(self) -> grpc.Channel:

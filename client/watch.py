@@ -15,6 +15,7 @@ from dsv import DsvError
 from protos import release_pb2
 
 _PAUSE_S = 1.0
+_RETRY_S = 60.0
 
 
 def new_releases(
@@ -27,6 +28,8 @@ def new_releases(
 ) -> Iterator[ReleaseInfo]:
     """Yield every release that is not in ``known`` (digests, which grows), oldest first, and never end.
 
+    Who cannot fetch one now takes its digest out of ``known`` again: it comes once more within about a minute.
+
     The server's word that there is something new only makes this look; what is yielded comes from ``list_releases``,
     and so from signed metadata where there is trust. It looks once in ``look_interval_s`` in any case, so that a
     server that keeps silent is noticed by its metadata's expiry.
@@ -38,15 +41,15 @@ def new_releases(
         DsvError: the server refuses this device for good.
         TrustError: as ``signed_releases``.
     """
-    patience, failures = Patience(), 0
+    patience, failures, yielded = Patience(), 0, set[str]()
     while True:
         try:
-            yield from _unknown(server, known)
+            yield from _unknown(server, known, yielded)
             failures = 0
-            for digest in _told(server, look_interval_s):
-                if digest not in known:
-                    yield from _unknown(server, known)
-                    if digest not in known:
+            for digest in _told(server, look_interval_s if yielded <= known else min(_RETRY_S, look_interval_s)):
+                if digest not in known | yielded:
+                    yield from _unknown(server, known, yielded)
+                    if digest not in yielded:
                         sleep(_PAUSE_S)  # a server that makes digests up must not keep a device busy
         except BreakError as error:
             failures += 1
@@ -68,8 +71,9 @@ def _told(server: Server, look_interval_s: float) -> Iterator[str]:
             call.cancel()
 
 
-def _unknown(server: Server, known: set[str]) -> Iterator[ReleaseInfo]:
+def _unknown(server: Server, known: set[str], yielded: set[str]) -> Iterator[ReleaseInfo]:
     for release in reversed(list_releases(server)):
         if release.digest not in known:
             known.add(release.digest)
+            yielded.add(release.digest)
             yield release

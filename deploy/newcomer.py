@@ -9,7 +9,7 @@ from pathlib import Path
 from client.bootstrap import train_newcomer
 from client.data import open_split
 from client.download import ReleaseInfo, SlowServerError, download, list_releases
-from client.server_link import BreakError, Server
+from client.server_link import BreakError, GoneError, Server
 from client.verification import state_folder
 from client.watch import new_releases
 from deploy.progress import display
@@ -86,28 +86,31 @@ def watch_releases(
 
     Args:
         say: told the name of each file.
-        warn: told why the server cannot be asked, once for every reason in a row.
+        warn: told why the server cannot be asked or a release not be had, once for every reason in a row. One that is
+            gone is left out, one that cannot be had for now is tried again when the server is looked at anew.
 
     Raises:
         DsvError: anything that the user can mend.
     """
-    told = ""
+    told, number, known = "", 0, set[str]()
 
-    def broken(error: DsvError) -> None:
+    def broken(error: DsvError, then: str = "trying on") -> None:
         nonlocal told
         if str(error) != told:
             told = str(error)
-            warn(f"{told}; trying on")
+            warn(f"{told}; {then}")
 
-    for number, release in enumerate(new_releases(server, set(), on_break=broken), 1):
-        while True:
-            try:  # patient by itself: what comes out of it has lasted for minutes
-                size_bytes = _signed_size(server, release)
-                download(server, release.digest, size_bytes=size_bytes, folder=folder)
-                break
-            except (BreakError, SlowServerError) as error:
-                broken(error)
-        told = ""
+    for release in new_releases(server, known, on_break=broken):
+        try:  # patient by itself: what comes out of it has lasted for minutes
+            download(server, release.digest, size_bytes=_signed_size(server, release), folder=folder)
+        except GoneError as error:
+            broken(error, f"going on without {release.digest}")
+            continue
+        except (BreakError, SlowServerError) as error:
+            known.discard(release.digest)
+            broken(error)
+            continue
+        told, number = "", number + 1
         say(str(folder / (release.digest + RELEASE_SUFFIX)))
         if number == count:
             return

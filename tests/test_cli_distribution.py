@@ -18,6 +18,7 @@ from federation import Federation, release_bytes
 
 from client.download import download
 from client.server_link import BreakError, Server
+from client.slowness import Patience
 from deploy.newcomer import watch_releases
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
@@ -170,11 +171,43 @@ def test_a_watch_tells_why_it_waits(tmp_path, support_set, monkeypatch):
         return download(*arguments, **named)
 
     monkeypatch.setattr("deploy.newcomer.download", breaking)
+    monkeypatch.setattr("client.watch._RETRY_S", 0.1)
     store = DirectoryStore(tmp_path / "store")
     store.publish(content)
     with run_server(store) as address:
         watch_releases(Server(address), tmp_path / "got", 1, lambda name: None, said.append)
     assert said == ["away; trying on"] and len(list((tmp_path / "got").glob("*.dsv"))) == 1
+
+
+def test_a_watch_goes_on_without_a_release_that_it_cannot_have(tmp_path, support_set, monkeypatch):
+    store, said = DirectoryStore(tmp_path / "store"), []
+    names = []
+    for seed in range(3):
+        names.append(store.publish(release_bytes(support_set, seed)))
+        os.utime(store.path(names[-1]), (seed, seed))
+
+    def withdrawn(server, digest, **named):
+        if digest == names[0]:
+            store.path(digest).unlink(missing_ok=True)  # while it is fetched
+        return download(server, digest, patience=Patience(give_up_after_s=0.1), **named)
+
+    opened = store.open
+
+    def broken(digest):
+        if digest == names[1]:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(digest)
+
+    monkeypatch.setattr("deploy.newcomer.download", withdrawn)
+    with run_server(store) as address:
+        monkeypatch.setattr(store, "open", broken)
+        watch_releases(Server(address), tmp_path / "got", 1, lambda name: None, said.append)
+    assert [path.stem for path in (tmp_path / "got").glob("*.dsv")] == [names[2]]
+    gone, unreadable = said
+    assert gone.endswith(f"has no such release; list its releases; going on without {names[0]}")
+    assert unreadable.endswith(
+        f"cannot answer for now: release {names[1]} cannot be read now: Input/output error; trying on"
+    )
 
 
 def test_watch(tmp_path, support_set):
