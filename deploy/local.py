@@ -27,13 +27,12 @@ from deploy.proxy import has_nginx
 from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.events import Event, EventReader, Failed, SynthesisDone
-from server.run_check import check_clients, check_machine, check_options, with_absolute_paths
+from server.run_check import OF_IMAGE_FOLDERS, check_clients, check_machine, check_options, with_absolute_paths
 from server.run_folder import CERTIFICATES_FOLDER, DEPLOYED_RUN, STORE_FOLDER, new_run_dir
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120.0
 _DAYS = 30
-_OF_DEVICE_DATA = ("classes", "channels", "image_size_px")
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
 
 def _check_digits_suffice(settings: RunSettings) -> None:
     for entry in fields(settings):
-        if entry.name in _OF_DEVICE_DATA and getattr(settings, entry.name) != entry.default:
+        if entry.name in OF_IMAGE_FOLDERS and getattr(settings, entry.name) != entry.default:
             raise DsvError(f"--{key_of(entry)} describes the devices' images; name these with --device-data")
 
 

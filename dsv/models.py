@@ -76,7 +76,8 @@ class ModelSpec:
                 f"architecture {text!r} must have the form name[:width[:norm[:pooling]]], such as resnet18:16"
             )
         width, norm, pooling = parts[1:] + ["0", "default", "average"][len(parts) - 1 :]
-        return cls(parts[0], task.channels, task.image_size_px, task.classes, int(width), norm, pooling)
+        number = int(width.lstrip("0")[:9] or 0)  # Python refuses thousands of digits; nine are out of range too
+        return cls(parts[0], task.channels, task.image_size_px, task.classes, number, norm, pooling)
 
     def __str__(self) -> str:
         """What ``parse`` reads."""

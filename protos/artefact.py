@@ -59,7 +59,7 @@ def encode(
 
     Raises:
         DsvError: unknown encoding, one that cannot write these images, or one that alters them without ``relabel``, or
-            without ``label_views`` where the set has views.
+            without ``label_views`` where the set has views; or a file that would be larger than readers take.
     """
     chosen = ImageEncoding(encoding)
     content = chosen.encode(support_set.images)
@@ -86,7 +86,10 @@ def encode(
         arrays["view_labels"] = level_bytes(support_set.views.levels.numpy())
     layout = layout_of(encoding, support_set.task, views=support_set.views is not None)
     tensors = {name: numpy.ascontiguousarray(array, dtype=layout[name]) for name, array in arrays.items()}
-    return safetensors.numpy.save(tensors, metadata={METADATA_KEY: described(support_set, encoding)})
+    content = safetensors.numpy.save(tensors, metadata={METADATA_KEY: described(support_set, encoding)})
+    if len(content) > MAX_SIZE_BYTES:
+        raise DsvError(f"a release of {len(content)} bytes is above the limit of {MAX_SIZE_BYTES}; make fewer DSVs")
+    return content
 
 
 def _as_decoded(

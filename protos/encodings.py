@@ -60,6 +60,7 @@ class ImageEncoding:
         """
         pixels = numpy.ascontiguousarray(images.numpy())
         if self.name == "raw":
+            self._check_size(pixels.size, pixels.size)
             return pixels.tobytes()
         content = _packed(pixels, self.bits) if self.bits else sheets.encode(pixels, *self._format())
         self._check_size(len(content), pixels.size)
@@ -88,12 +89,15 @@ class ImageEncoding:
             return (2 if wide else 1) * task.classes
         return 2 if wide or task.classes > MAX_BYTE_CLASSES else 1
 
-    def check_works(self, task: Task) -> None:
-        """Raise DsvError unless this machine writes and reads images of ``task`` in this encoding."""
+    def check_works(self, task: Task, count: int) -> None:
+        """Raise DsvError unless this machine writes and reads ``count`` images of ``task`` in this encoding."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (2, *task.image_shape), generator=generator, dtype=torch.uint8)
         channels, height, width = task.image_shape
         self.decode(self.encode(images), (2, channels, height, width))
+        self._check_size(count * channels * height * width, count * channels * height * width)
+        if self.name != "raw" and not self.bits:
+            sheets.check_fits(count, task.image_size_px, self._format()[0])
 
     def _format(self) -> tuple[str, int | None]:
         name, _, quality = self.name.partition(":")

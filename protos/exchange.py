@@ -23,16 +23,16 @@ def starting_model(settings: RunSettings, backbone: str = "") -> nn.Module:
     """The model before the first round, the same on both sides; all but ``settings.trainable`` is frozen.
 
     Args:
-        backbone: this machine's copy of ``settings.backbone``; that one when empty.
+        backbone: this machine's copy of ``settings.backbone``; that one when empty. Not read where a run has none: a
+            device names its copy once, for all runs.
 
     Raises:
         DsvError: no such architecture or parameters, or a backbone's file that is not what it should be.
     """
     model = build_model(settings.model_spec(), seed=settings.seed)
     trainable = train_only(model, settings.trainable)
-    path = backbone or settings.backbone
-    if path:
-        _load_backbone(model, Path(path), settings.backbone_sha256, trainable)
+    if settings.backbone:
+        _load_backbone(model, Path(backbone or settings.backbone), settings.backbone_sha256, trainable)
     return model
 
 

@@ -33,6 +33,15 @@ def grid(count: int) -> tuple[int, int]:
     return count // columns, columns
 
 
+def check_fits(count: int, side_px: int, name: str) -> tuple[int, int]:
+    """Rows and columns of a sheet of ``count`` images; raises DsvError where the format holds no such sheet."""
+    rows, columns = grid(count)
+    height, width = rows * side_px, columns * side_px
+    if max(height, width) > _MAX_SIDE_PX[name] or height * width > MAX_SHEET_PIXELS:
+        raise DsvError(f"a {name} picture of {width} x {height} would be too large; use 4-bit or raw for these images")
+    return rows, columns
+
+
 def encode(images: Pixels, name: str, quality: int | None) -> bytes:
     """The picture file of a sheet of (N, C, S, S) images.
 
@@ -40,8 +49,7 @@ def encode(images: Pixels, name: str, quality: int | None) -> bytes:
         DsvError: a sheet larger than the format allows, or a Pillow that does not write the format.
     """
     count, channels, side, _ = images.shape
-    rows, columns = grid(count)
-    _check_size(rows * side, columns * side, name)
+    rows, columns = check_fits(count, side, name)
     cells = images.reshape(rows, columns, channels, side, side).transpose(0, 3, 1, 4, 2)
     picture = cells.reshape(rows * side, columns * side, channels)
     from PIL import Image
@@ -62,9 +70,8 @@ def decode(content: bytes, shape: tuple[int, int, int, int], name: str) -> Pixel
         DsvError: not a plain file of that format, of another size, damaged, or one that this Pillow does not read.
     """
     count, channels, side, _ = shape
-    rows, columns = grid(count)
+    rows, columns = check_fits(count, side, name)
     height, width = rows * side, columns * side
-    _check_size(height, width, name)
     try:
         fault = _FAULTS[name](content, width, height, channels)
     except (struct.error, IndexError, ValueError):
@@ -74,11 +81,6 @@ def decode(content: bytes, shape: tuple[int, int, int, int], name: str) -> Pixel
     picture = _opened(content, name, "L" if channels == 1 else "RGB", (width, height))
     cells = picture.reshape(rows, side, columns, side, channels).transpose(0, 2, 4, 1, 3)
     return cells.reshape(shape)
-
-
-def _check_size(height: int, width: int, name: str) -> None:
-    if max(height, width) > _MAX_SIDE_PX[name] or height * width > MAX_SHEET_PIXELS:
-        raise DsvError(f"a {name} picture of {width} x {height} would be too large; use 4-bit or raw for these images")
 
 
 def _options(name: str, quality: int | None, channels: int) -> dict[str, Any]:

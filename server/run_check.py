@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from dsv import DsvError, build_model, chosen_parameters
 from protos.encodings import ImageEncoding
-from protos.settings import RunSettings
+from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.start_images import check_start, is_folder
 from server.view_labels import plan_of
+
+OF_IMAGE_FOLDERS = ("classes", "channels", "image_size_px")
+"""Options that describe what an ImageFolder tree does not tell by itself."""
 
 
 def with_absolute_paths(settings: RunSettings) -> RunSettings:
@@ -23,6 +26,12 @@ def with_absolute_paths(settings: RunSettings) -> RunSettings:
 
 def check_options(settings: RunSettings) -> None:
     """Raise DsvError where options do not fit each other, on whichever machine they are given."""
+    for entry in fields(settings):
+        given = getattr(settings, entry.name) != entry.default
+        if given and entry.name in OF_IMAGE_FOLDERS and settings.data != IMAGEFOLDER:
+            raise DsvError(f"{key_of(entry)} is for data imagefolder alone; {settings.data} has its own")
+    if settings.backbone_sha256 and not settings.backbone:
+        raise DsvError("backbone-sha256 is of no backbone; give backbone too, or leave it out")
     model = build_model(settings.model_spec(), seed=0)
     chosen_parameters(model, settings.trainable)
     for count in settings.releases:
@@ -35,7 +44,8 @@ def check_machine(settings: RunSettings) -> None:
     start from, or a picture format."""
     settings.compute()
     check_start(settings.start, settings.task(), max(settings.releases))
-    ImageEncoding(settings.image_encoding).check_works(settings.task())
+    task = settings.task()
+    ImageEncoding(settings.image_encoding).check_works(task, task.classes * max(settings.releases))
 
 
 def check_clients(settings: RunSettings, clients: int) -> None:

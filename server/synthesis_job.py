@@ -74,7 +74,8 @@ def publish_releases(
     clients = usable(load_client_models(client_models, teacher)) if client_models else []
     labeller = Labeller.of(teacher, clients, compute.device)
     job = _Job(teacher, settings, _anchors(clients, labeller.model), labeller, ranks, tell, classes, run_dir)
-    ImageEncoding(settings.image_encoding).check_works(teacher.task)  # not only once the synthesis is done
+    images = max(settings.releases) * len(classes or teacher.task.class_names)
+    ImageEncoding(settings.image_encoding).check_works(teacher.task, images)  # not only once the synthesis is done
     plan = plan_of(settings.views, teacher.task, settings.seed)
     starts = starts_of(
         settings.start,

@@ -49,6 +49,13 @@ def test_help_names_every_command_and_every_option_has_a_description():
         ("micro-batch must be at least 1", ["--micro-batch", "-1"]),
         ("no parameter of the model fits 'nosuch.*'", ["--stationary-parameters", "nosuch.*"]),
         ("no parameter of the model fits 'nosuch.*'", ["--trainable", "nosuch.*"]),
+        ("channels is for data imagefolder alone; digits has its own", ["--channels", "7"]),
+        ("image-size-px is for data imagefolder alone", ["--image-size-px", "16"]),
+        ("classes is for data imagefolder alone", ["--classes", "a,b"]),
+        ("backbone-sha256 is of no backbone", ["--backbone-sha256", "zz"]),
+        ("would be too large; use 4-bit or raw", ["--images-per-class", "200000", "--image-encoding", "webp"]),
+        ("are above the limits", ["--images-per-class", "2000000"]),
+        ("width must be a whole number from 0 to 4096", ["--architecture", "convnet:" + 5000 * "9"]),
     ],
 )
 def test_mistakes_in_options(message, arguments, tmp_path):

@@ -159,7 +159,10 @@ def test_training_starts_from_the_backbone_that_both_sides_hold(backbone):
     device = starting_model(replace(HEAD, backbone="not here", backbone_sha256=digest), str(backbone))
     for name, tensor in server.state_dict().items():
         assert torch.equal(tensor, device.state_dict()[name])
-    assert not torch.equal(server.features[0].weight, starting_model(HEAD).features[0].weight)
+    without = starting_model(HEAD).features[0].weight
+    assert not torch.equal(server.features[0].weight, without)
+    same = starting_model(HEAD, str(backbone)).features[0].weight
+    assert torch.equal(same, without), "a run without a backbone has none on a device either, whatever it holds"
 
 
 @pytest.mark.parametrize(

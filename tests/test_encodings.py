@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import features
 
-from dsv import DsvError, predict
+from dsv import DsvError, Task, predict
 from protos import artefact
 from protos.artefact import ArtefactError
 from protos.encodings import ImageEncoding
@@ -135,6 +135,23 @@ def test_a_machine_whose_pillow_lacks_the_format(support_set, teacher, monkeypat
 def test_a_sheet_too_long_for_its_format():
     with pytest.raises(DsvError, match="webp picture of 32 x 32992 would be too large; use 4-bit or raw"):
         ImageEncoding("webp").encode(torch.zeros(1031, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "fit", "too_many"), [("raw", 7133, 7134), ("2-bit", 7133, 7134), ("png", 1332, 1352), ("webp", 1332, 1352)]
+)
+def test_too_many_images_are_refused_before_there_are_any(name, fit, too_many):
+    """1 GiB of pixels, or 2^26 pixels of a sheet, of 3 x 224 x 224."""
+    task = Task(3, 224, ("a", "b"), (0.5,) * 3, (0.5,) * 3)
+    ImageEncoding(name).check_works(task, fit)
+    with pytest.raises(DsvError, match="above the limits|would be too large"):
+        ImageEncoding(name).check_works(task, too_many)
+
+
+def test_a_release_that_no_reader_would_take_is_not_written(support_set, monkeypatch):
+    monkeypatch.setattr(artefact, "MAX_SIZE_BYTES", 1000)
+    with pytest.raises(DsvError, match="is above the limit of 1000; make fewer DSVs"):
+        artefact.encode(support_set)
 
 
 @settings(max_examples=200, deadline=None)
