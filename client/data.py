@@ -16,7 +16,6 @@ from client.class_folders import device_folder, existing_split, folders_in
 from dsv import KNOWN_TASKS, DsvError, Task, picture_paths, read_picture
 from protos.settings import IMAGEFOLDER
 
-SPLITS = ("train", "test")
 _CHECK_BATCH = 500
 _DIGITS_TEST_SHARE = 0.2
 _DIGITS_SPLIT_SEED = 0  # fixed: the test images are the same whatever the run's seed

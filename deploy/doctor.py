@@ -121,6 +121,8 @@ def _check_certificate(path: Path) -> Finding:
 
 def _check_disk(state: Path) -> Finding:
     folder = next(place for place in (state.absolute(), *state.absolute().parents) if place.exists())
+    if not folder.is_dir():
+        return bad("disk", f"{folder} is no folder", "name another --state")
     if not os.access(folder, os.W_OK):
         return bad("disk", f"{folder} cannot be written", "name another --state, or give it to this user")
     free = shutil.disk_usage(folder).free

@@ -81,8 +81,8 @@ class _Server:
         except RuntimeError:
             bound = 0
         if bound == 0:
-            remedy = "choose another --port" + (", and check that certificate and key fit" if tls else "")
-            raise DsvError(f"cannot listen on {address}: it is in use or not allowed; {remedy}")
+            remedy = "choose another --host or --port" + (", and check that certificate and key fit" if tls else "")
+            raise DsvError(f"cannot listen on {address}: it is in use, not allowed, or not of this machine; {remedy}")
         return bound
 
 

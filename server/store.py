@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -166,10 +167,11 @@ class DirectoryStore(ReleaseStore):
 
     def list(self) -> list[StoredRelease]:
         found = []
-        for path in self._folder.glob(f"*{RELEASE_SUFFIX}"):
+        for name in os.listdir(self._folder):  # a glob would take a folder that it may not read for an empty one
+            digest = name.removesuffix(RELEASE_SUFFIX)
             with suppress(FileNotFoundError):  # withdrawn in between
-                if DIGEST.fullmatch(path.stem):
-                    found.append((path.stem, path.stat()))
+                if digest != name and DIGEST.fullmatch(digest):
+                    found.append((digest, (self._folder / name).stat()))
         found.sort(key=lambda entry: (-entry[1].st_mtime_ns, entry[0]))
         return [StoredRelease(name, stat.st_size, int(stat.st_mtime), stat.st_mtime_ns) for name, stat in found]
 

@@ -104,6 +104,12 @@ def test_little_disk_and_little_memory(tmp_path, monkeypatch):
     assert code == 1 and "free half a gigabyte" in printed and "end something" in printed
 
 
+def test_a_state_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, printed = doctor("--state", tmp_path / "file" / "state")
+    assert code == 1 and "file is no folder" in printed and "name another --state" in printed
+
+
 def test_names_that_nobody_knows(node, tmp_path):
     code, printed = doctor("--certs", node, "--server", "nowhere.invalid:9093", "--state", tmp_path)
     assert code == 1 and "the name nowhere.invalid is not known" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from dataclasses import replace
@@ -78,6 +79,20 @@ def test_a_file_is_as_open_as_its_user_wants_it(tmp_path, umask, private, expect
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == expected
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_store(tmp_path, content, monkeypatch):
+    """Its releases would be taken from the signed list, and so from every device."""
+    store = DirectoryStore(tmp_path / "store")
+    store.publish(content)
+
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(PermissionError):
+        store.list()
 
 
 def test_a_store_that_cannot_be_made(tmp_path):
@@ -169,6 +184,9 @@ def test_a_port_in_use():
         port = taken.getsockname()[1]
         with pytest.raises(DsvError, match=f"127.0.0.1:{port}: it is in use"), run_server(MemoryStore(), port=port):
             pass
+    with pytest.raises(DsvError, match="or not of this machine; choose another --host"):
+        with run_server(MemoryStore(), host="192.0.2.1"):
+            pass
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
@@ -188,6 +206,9 @@ def test_two_servers_do_not_share_a_port():
     with run_server(MemoryStore()) as address:
         port = int(address.rsplit(":", 1)[1])
         with pytest.raises(DsvError, match="in use"), run_server(MemoryStore(), port=port):
+            pass
+    with pytest.raises(DsvError, match="or not of this machine; choose another --host"):
+        with run_server(MemoryStore(), host="192.0.2.1"):
             pass
 
 
