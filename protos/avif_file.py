@@ -72,10 +72,11 @@ def _declared_size(iprp: bytes) -> tuple[int, int]:
 
 def _stream_faults(stream: bytes, width: int, height: int) -> str:
     units = list(_units(stream))
-    kinds = [kind for kind, _ in units if kind != _TEMPORAL_DELIMITER]
-    if kinds != [_SEQUENCE_HEADER, _FRAME]:
+    if units[:1] == [(_TEMPORAL_DELIMITER, b"")]:  # which not every encoder writes
+        del units[0]
+    if [kind for kind, _ in units] != [_SEQUENCE_HEADER, _FRAME]:
         return "it holds more or less than one frame"
-    return "" if _coded_size(units[-2][1]) == (width, height) else "its stream gives another size"
+    return "" if _coded_size(units[0][1]) == (width, height) else "its stream gives another size"
 
 
 def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:

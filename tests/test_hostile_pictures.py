@@ -5,6 +5,7 @@ import json
 import struct
 import tracemalloc
 import zlib
+from functools import partial
 
 import numpy
 import pytest
@@ -116,6 +117,30 @@ def test_an_avif_whose_stream_is_larger_than_its_boxes_say(support_set, teacher)
     )
     with pytest.raises(ArtefactError, match="its stream gives another size"):
         artefact.decode(with_images(content, shrunk))
+
+
+def stream_of(avif):
+    """Offset of the picture's stream, which is the last thing in the file."""
+    return avif.index(b"mdat") + 4
+
+
+def test_an_avif_whose_delimiter_hides_another_header(support_set, teacher):
+    """What stands before the frame must be the header that a decoder goes by, not a decoy of the right size."""
+    needed("avif:60")
+    label = partial(predict, teacher.model, task=teacher.task)
+    small, large = written("AVIF"), written("AVIF", shape=(800, 640), quality=1)
+    header, stream = small[stream_of(small) :][2:], large[stream_of(large) :]
+    decoy = header[2 : 2 + header[1]]  # the small one's sequence header, behind its type and length
+    assert stream[:2] == b"\x12\x00" and stream[2] == header[0] == 0x0A
+    end = 4 + stream[3]
+    hidden = stream[:end] + bytes([0x12, len(decoy)]) + decoy + stream[end:]
+    bomb = bytearray(large[: stream_of(large)] + hidden)
+    struct.pack_into(">I", bomb, stream_of(large) - 8, 8 + len(hidden))
+    struct.pack_into(">I", bomb, bomb.index(b"iloc") + 4 + 4 + 2 + 2 + 2 + 2 + 2 + 4, len(hidden))
+    struct.pack_into(">II", bomb, bomb.index(b"ispe") + 8, 32, 40)
+    content = artefact.encode(support_set, "avif:60", relabel=label)
+    with pytest.raises(ArtefactError, match="it holds more or less than one frame"):
+        artefact.decode(with_images(content, bytes(bomb)))
 
 
 def test_spare_bits_must_be_zero():

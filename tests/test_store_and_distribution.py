@@ -184,9 +184,9 @@ def test_a_port_in_use():
         port = taken.getsockname()[1]
         with pytest.raises(DsvError, match=f"127.0.0.1:{port}: it is in use"), run_server(MemoryStore(), port=port):
             pass
-    with pytest.raises(DsvError, match="or not of this machine; choose another --host"):
-        with run_server(MemoryStore(), host="192.0.2.1"):
-            pass
+    elsewhere = run_server(MemoryStore(), host="192.0.2.1")
+    with pytest.raises(DsvError, match="or not of this machine; choose another --host"), elsewhere:
+        pass
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
@@ -206,9 +206,6 @@ def test_two_servers_do_not_share_a_port():
     with run_server(MemoryStore()) as address:
         port = int(address.rsplit(":", 1)[1])
         with pytest.raises(DsvError, match="in use"), run_server(MemoryStore(), port=port):
-            pass
-    with pytest.raises(DsvError, match="or not of this machine; choose another --host"):
-        with run_server(MemoryStore(), host="192.0.2.1"):
             pass
 
 
