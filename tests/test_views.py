@@ -69,6 +69,49 @@ def test_philox_is_the_specified_one():
     ]
 
 
+def as_specified(pictures, leaves, task, plan):
+    """All views, as protos/ARTEFACT.md says under "Labelled views", pixel by pixel and without torch."""
+    side = task.image_size_px
+    words = numpy.random.Philox(key=plan.seed).random_raw(19 * plan.count)
+    uniform = ((words >> numpy.uint64(11)) * 2.0**-53).reshape(plan.count, 19)
+    at = (2 * numpy.arange(side) + 1) / side - 1  # centres of pixels, over the picture from -1 to 1
+
+    def weights(where):
+        """(S, S): of every pixel of the picture, at each of S places; none of what is outside."""
+        pixel = ((where + 1) * side - 1) / 2
+        return numpy.maximum(0, 1 - numpy.abs(pixel[:, None] - numpy.arange(side)[None, :]))
+
+    def cut_out(u):
+        drawn = u[0] < plan.leaves_share and plan.leaves > 0
+        picture = leaves[int(u[1] * len(leaves))] if drawn else pictures[int(u[1] * len(pictures))]
+        zoom, flip = 1 - plan.crop * u[2], -1 if task.mirror and u[3] < 0.5 else 1
+        x, y = (2 * plan.translate * (2 * a - 1) + (2 * b - 1) * (1 - zoom) for a, b in (u[4:6], u[6:8]))
+        seen = (picture.numpy() / 255 - numpy.array(task.mean)[:, None, None]) / numpy.array(task.std)[:, None, None]
+        return numpy.einsum("ir,jc,krc->kij", weights(zoom * at + y), weights(zoom * flip * at + x), seen)
+
+    views = []
+    for u in uniform:
+        ground, pasted = cut_out(u[:8]), cut_out(u[8:16])
+        half = numpy.sqrt(1 - numpy.sqrt(u[16])) / 2
+        in_x, in_y = (numpy.abs((at + 1) / 2 - centre) < half for centre in u[17:])
+        views.append(numpy.where(in_y[:, None] & in_x[None, :], pasted, ground))
+    return numpy.stack(views)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_views_are_those_of_the_specification(mirror):
+    """Another assignment of the numbers would be another format, in which old labels mislead."""
+    task, plan = dataclasses.replace(COLOUR, mirror=mirror), ViewPlan(40, 5, crop=0.4, translate=0.2, leaves=6)
+    leaves = draw_dead_leaves(plan.leaves, task, torch.Generator().manual_seed(plan.seed))
+    drawn = Views(pictures(), task, plan).draw(torch.arange(plan.count)).numpy()
+    assert numpy.abs(drawn - as_specified(pictures(), leaves, task, plan)).max() < 1e-4
+
+
+def test_dead_leaves_are_those_that_releases_were_made_with():
+    leaves = draw_dead_leaves(4, COLOUR, torch.Generator().manual_seed(5)).float()
+    assert leaves.mean(dim=(1, 2, 3)).tolist() == pytest.approx([144.9, 151.8, 77.2, 161.5], abs=0.5)
+
+
 def test_without_crop_or_shift_a_view_is_made_of_pixels_of_two_pictures():
     task = dataclasses.replace(COLOUR, mirror=False)
     plain = torch.stack([torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (0, 255)])
