@@ -186,7 +186,7 @@ def project_dual(multipliers: Tensor) -> None:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute brightness difference between neighbouring pixels, of (N, C, H, W) float images: a scalar >= 0."""
+    """Mean absolute difference of vertical neighbours plus that of horizontal ones, of (N, C, H, W) images: >= 0."""
     down = (images[..., 1:, :] - images[..., :-1, :]).abs()
     right = (images[..., :, 1:] - images[..., :, :-1]).abs()
     means = [part.mean() for part in (down, right) if part.numel()]  # a single pixel has no neighbours

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dsv.errors import DsvError
+from dsv.task import Task
 
 HEAD = "head"
 """As a pattern: the last linear layer, whatever it is called."""
@@ -31,6 +35,30 @@ def chosen_parameters(model: nn.Module, patterns: str = "*") -> dict[str, Tensor
                 f"no parameter of the model fits {pattern!r}; it has, among others, {', '.join([*named][-4:])}"
             )
     return {name: p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)}
+
+
+def stationary_parameters(model: nn.Module, task: Task, patterns: str) -> dict[str, Tensor]:
+    """``chosen_parameters`` that the logits depend on: what a network holds and never reads has no gradient.
+
+    Args:
+        model: in eval mode, where it is; one black image is tried.
+        task: of the model.
+
+    Raises:
+        DsvError: as ``chosen_parameters``, or the logits depend on none of them.
+    """
+    chosen = chosen_parameters(model, patterns)
+    leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}
+    with torch.enable_grad():
+        some = next(iter(leaves.values()))
+        total = functional_call(model, leaves, (torch.zeros(1, *task.image_shape).to(some),)).sum()
+        found: Sequence[Tensor | None] = [None] * len(leaves)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    read = {name: chosen[name] for name, gradient in zip(chosen, found, strict=True) if gradient is not None}
+    if not read:
+        raise DsvError(f"the model's outputs depend on no parameter that fits {patterns!r}; choose others")
+    return read
 
 
 def train_only(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from dsv.deepkkt import DISTANCES, KktTerms, KktWeights, Parameters, layer_cosin
 from dsv.errors import DsvError
 from dsv.kkt_gradient import Candidates, KktGradient, View, kkt_gradient
 from dsv.optimisers import Adam
-from dsv.parameters import chosen_parameters
+from dsv.parameters import stationary_parameters
 from dsv.pixels import noise_pixels, normalise
 from dsv.ranks import Ranks
 from dsv.resume import SynthesisState
@@ -33,7 +33,7 @@ class PixelOptimiser:
     weights are moved about.
 
     Raises:
-        DsvError: the model has no parameter that ``stationary_parameters`` names.
+        DsvError: the model reads no parameter that ``stationary_parameters`` names.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PixelOptimiser:
         self._task, self._config, self._compute, self._ranks = task, config, compute, ranks
         self._total, self._own = len(labels), ranks.share(len(labels))
         self._labels = labels[self._own].to(compute.device)
-        parameters: Parameters = chosen_parameters(model, config.stationary_parameters)
+        parameters: Parameters = stationary_parameters(model, task, config.stationary_parameters)
         distance = DISTANCES[config.distance]
         if distance is layer_cosine and not (anchors and anchors.targets):
             if anchors:  # what is zero in the model that was given need not be so in theirs

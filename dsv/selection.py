@@ -22,7 +22,7 @@ from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, project_dual
 from dsv.derivatives import Batch
 from dsv.errors import DsvError
-from dsv.parameters import chosen_parameters
+from dsv.parameters import stationary_parameters
 from dsv.pixels import from_uint8
 from dsv.resume import Checkpointing, Saving, SelectionState
 from dsv.stationarity_engine import StationarityEngine
@@ -125,14 +125,14 @@ def select(
 
     Raises:
         DsvError: no images, a label that is none of the task's classes, a start that is not one finite number >= 0 an
-            image and above 0 somewhere, a model that does not fit the task or has no parameter that
+            image and above 0 somewhere, a model that does not fit the task or reads no parameter that
             ``stationary_parameters`` names, or a state that cannot be read or saved.
     """
     compute = compute or Compute()
     multipliers = _started(start, labels, task)
     model = compute.place(model)
     check_fits(model, task, dtypes=(torch.float32, torch.float64))
-    parameters = chosen_parameters(model, config.stationary_parameters)
+    parameters = stationary_parameters(model, task, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
     images = _Images(load, labels, compute.chunk(task.image_size_px))
     saving = Saving(checkpointing, lambda: _identity(model, images, multipliers, (task, config, compute)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from dsv.views import LabelledViews, Targets, ViewPlan, label_views
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_SUM_TOLERANCE = 0.01  # of probabilities that were rounded to float16, however many there are
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -33,12 +36,13 @@ class Provenance:
         teacher_architecture: name of the model whose DeepKKT conditions the set satisfies.
         teacher_sha256: ``model_digest`` of that model, 64 hex digits.
         start: ``noise``, or what the candidates started from.
-        seed: of the synthesis.
+        seed: of the synthesis, 0 to 2^63 - 1.
         config: every option of the synthesis by name.
         versions: of the software by name.
 
     Raises:
-        DsvError: a field is of another type, a text is not printable, or a number in ``config`` is not finite.
+        DsvError: a field is of another type or out of its range, a text is not printable, or a number in ``config`` is
+            not finite.
     """
 
     teacher_architecture: str
@@ -53,6 +57,8 @@ class Provenance:
         texts = (self.teacher_architecture, self.teacher_sha256, self.start)
         if not all(_is_printable(text) for text in texts) or type(self.seed) is not int:
             raise DsvError("a provenance's architecture, digest and start must be printable text, its seed a number")
+        if not re.fullmatch("[0-9a-f]{64}", self.teacher_sha256) or not 0 <= self.seed < 2**63:
+            raise DsvError("a provenance's digest must be 64 hexadecimal digits, its seed 0 to 2^63 - 1")
         for name, mapping, valid in (("config", self.config, _is_option), ("versions", self.versions, _is_printable)):
             if not isinstance(mapping, Mapping) or not all(_is_printable(k) and valid(v) for k, v in mapping.items()):
                 raise DsvError(f"a provenance's {name} must map names to plain values")
@@ -73,7 +79,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64, the class each image supports.
-        soft_labels: (N, K) float32, the teacher's class probabilities for the stored images.
+        soft_labels: (N, K) float32, the teacher's class probabilities for the stored images; rows add up to 1.
         multipliers: (N,) float32, lambda >= 0.
         task: image geometry, class names and normalisation.
         provenance: where the set comes from.
@@ -116,6 +122,8 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             tensor = getattr(self, name)
             if not bool(torch.isfinite(tensor).all()) or bool((tensor < 0).any()):
                 raise DsvError(f"a DSV set's {name} must be finite and not negative")
+        if bool(((self.soft_labels.sum(dim=1) - 1).abs() > _SUM_TOLERANCE).any()):
+            raise DsvError("a DSV set's soft_labels must add up to 1 in every row")
         if self.views is not None and self.views.levels.shape[1] != classes:
             raise DsvError(
                 f"a DSV set's views have {self.views.levels.shape[1]} logits each; the task has {classes} classes"

@@ -70,8 +70,10 @@ class TrainingConfig:
                 "a learning rate and a weight decay must be finite and at least 0, got "
                 f"{self.learning_rate} and {self.weight_decay}"
             )
-        if not (0 <= self.mixup < math.inf and 0 <= self.warmup <= 1 and self.full_rate_fan_in >= 0):
-            raise DsvError("mixup and full_rate_fan_in must be at least 0, and warmup a share from 0 to 1")
+        if not (0 <= self.mixup < math.inf and self.full_rate_fan_in >= 0):
+            raise DsvError("mixup and full_rate_fan_in must be at least 0")
+        if not all(0 <= share <= 1 for share in (self.translate, self.crop, self.warmup)):
+            raise DsvError("translate, crop and warmup are shares, from 0 to 1")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of the step of that number, 0 to ``steps - 1``."""
@@ -162,10 +164,13 @@ def train(
         The mean loss of the last tenth of the steps.
 
     Raises:
-        DsvError: no images, views that are not of these images, or a loss that is not finite.
+        DsvError: no images, no parameter that requires a gradient, views that are not of these images, or a loss that
+            is not finite.
     """
     if len(images) == 0:
         raise DsvError("there are no images to train on")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise DsvError("no parameter of the model requires a gradient, so there is nothing to train")
     config = config.suited_to(model, task.classes)
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     if isinstance(targets, LabelledViews):

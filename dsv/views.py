@@ -35,6 +35,7 @@ PROBES = 8
 """Views whose mean is stored, so that a reader who draws other ones notices."""
 
 _CLIP = 3.0  # deviations; measured: 4 bits lose nothing then
+_SCALES = (1e-6, 1e9)
 _PER_VIEW = 19  # uniform numbers: which picture and how it is cut out, twice, and the square
 _AT_ONCE = 500
 _MAX_LEAF_BYTES = 1 << 28
@@ -87,7 +88,7 @@ class LabelledViews:
     Args:
         plan: the views.
         levels: (V, K) uint8 below ``LEVELS``: logits, less the mean of their view, rounded.
-        scale: the logit that the highest level stands for; finite and above 0.
+        scale: the logit that the highest level stands for, from 1e-6 to 1e9.
         probe: mean of each of the first ``PROBES`` views (fewer where there are fewer), in thousandths.
 
     Raises:
@@ -107,8 +108,8 @@ class LabelledViews:
             )
         if self.levels.numel() == 0 or int(self.levels.max()) >= LEVELS:
             raise DsvError(f"labels of views must be levels below {LEVELS}")
-        if type(self.scale) is not float or not 0 < self.scale < float("inf"):
-            raise DsvError(f"the scale of views' logits must be a finite number above 0, got {self.scale!r:.40}")
+        if type(self.scale) is not float or not _SCALES[0] <= self.scale <= _SCALES[1]:
+            raise DsvError(f"the scale of views' logits must be a number from 1e-6 to 1e9, got {self.scale!r:.40}")
         if len(self.probe) != min(PROBES, self.plan.count) or any(type(mean) is not int for mean in self.probe):
             raise DsvError(f"the probe of labelled views must be {min(PROBES, self.plan.count)} whole numbers")
 
@@ -176,7 +177,7 @@ def label_views(
             if on_labelled is not None:
                 on_labelled(int(numbers[-1]) + 1, plan.count)
     logits = torch.cat(found)
-    scale = max(_CLIP * float(logits.square().mean().sqrt()), 1e-6)
+    scale = max(_CLIP * float(logits.square().mean().sqrt()), _SCALES[0])
     if not math.isfinite(scale):
         raise DsvError("the teacher's logits for the views are not finite; check its weights")
     levels = ((logits / scale).clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)

@@ -198,6 +198,53 @@ def test_provenances_that_cannot_be(change):
 
 
 @pytest.mark.parametrize(
+    "change", [{"teacher_sha256": "A" * 64}, {"teacher_sha256": ""}, {"seed": -1}, {"seed": 2**63}]
+)
+def test_provenances_out_of_their_ranges(change):
+    given = {"teacher_architecture": "convnet", "teacher_sha256": "a" * 64, "start": "noise", "seed": 0, **change}
+    refused("digest must be 64 hexadecimal digits, its seed 0 to", Provenance, **given)
+
+
+@pytest.mark.parametrize("row", [torch.zeros(10), torch.full((10,), 500.0), torch.full((10,), 0.102)])
+def test_soft_labels_that_are_no_probabilities(support_set, row):
+    labels = support_set.soft_labels.clone()
+    labels[3] = row
+    refused("soft_labels must add up to 1 in every row", dataclasses.replace, support_set, soft_labels=labels)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-320, 1e300, float("nan"), 1])
+def test_scales_of_views_out_of_their_range(task, scale):
+    views = label_views(lambda images: torch.rand(len(images), 10), PICTURES, task, ViewPlan(20))
+    refused("scale of views' logits must be a number from 1e-6 to 1e9", dataclasses.replace, views, scale=scale)
+
+
+class Hoarder(nn.Module):
+    """Holds a layer that it never reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.unread, self.read = nn.Linear(3, 3), nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.read(images.flatten(1))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_parameters_that_are_never_read_say_nothing(task, distance):
+    model, config = Hoarder().eval(), dataclasses.replace(SHORT, distance=distance)
+    assert len(synthesize(model, task, config, seed=0)) == 10
+    found = select(model, lambda own: PICTURES[list(own)], LABELS, task, SelectionConfig(2, distance=distance))
+    assert len(found.multipliers) == len(LABELS)
+    unread = dataclasses.replace(config, stationary_parameters="unread.*")
+    refused("outputs depend on no parameter that fits 'unread.*'", synthesize, model, task, unread, seed=0)
+
+
+def test_a_newcomer_that_is_frozen(teacher, support_set):
+    frozen = copy.deepcopy(teacher.model).requires_grad_(False)
+    refused("requires a gradient, so there is nothing to train", support_set.train, frozen, config=ONE_STEP)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"image_step": float("inf")}, "image step must be a finite number, got inf"),
@@ -215,6 +262,13 @@ def test_steps_of_a_selection_out_of_their_range(step):
     refused("a positive, finite step", SelectionConfig, step=step)
 
 
-@pytest.mark.parametrize("change", [{"full_rate_fan_in": -1}, {"mixup": float("inf")}, {"learning_rate": -1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"full_rate_fan_in": -1},
+        {"mixup": float("inf")},
+        {"learning_rate": -1.0},
+    ],
+)
 def test_options_of_a_training_out_of_their_ranges(change):
     refused("must be at least 0|must be finite and at least 0", dataclasses.replace, ONE_STEP, **change)

@@ -100,7 +100,9 @@ def test_a_hidden_layer_as_wide_as_there_are_classes_counts():
         ({"optimiser": "lion"}, "unknown optimiser 'lion'; choose one of: sgd, adam, adamw"),
         ({"learning_rate": float("nan")}, "learning rate and a weight decay must be finite"),
         ({"weight_decay": -1.0}, "weight decay must be finite and at least 0"),
-        ({"warmup": 2.0}, "warmup a share"),
+        ({"warmup": 2.0}, "warmup are shares, from 0 to 1"),
+        ({"crop": 3.0}, "translate, crop and warmup are shares"),
+        ({"translate": float("nan")}, "translate, crop and warmup are shares"),
         ({"mixup": -1.0}, "mixup"),
     ],
 )
