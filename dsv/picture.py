@@ -46,7 +46,7 @@ def read_picture(path: Path, task: Task) -> Tensor:
 
     try:
         with Image.open(path) as opened:
-            if opened.mode in ("I", "F"):
+            if opened.mode == "F" or (opened.mode == "I" and opened.format != "PPM"):
                 raise DsvError(f"image {path} has grey values of 32 bits; store it with 8 or 16, or remove it")
             opened.load()
             picture = _eight_bit(_upright(opened)).convert("L" if task.channels == 1 else "RGB")
@@ -76,10 +76,10 @@ def _upright(picture: Picture) -> Picture:
 
 
 def _eight_bit(picture: Picture) -> Picture:
-    """With 8 bits a channel; Pillow's own conversion would cut 16 bits off at 255."""
+    """With 8 bits a channel; Pillow's own conversion would cut 16 bits off at 255 (a PGM's have the mode I)."""
     from PIL import Image
 
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I"):
         return Image.fromarray((numpy.asarray(picture).astype(numpy.float32) / 257).round().astype(numpy.uint8))
     return picture.convert("RGBA") if picture.mode == "P" and "transparency" in picture.info else picture
 

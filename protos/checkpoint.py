@@ -9,7 +9,8 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dsv import DsvError, ModelSpec, Task, build_model
 from protos.files import write_output
@@ -60,14 +61,27 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         spec = ModelSpec(**described["spec"])
         tuples = {name: tuple(described["task"][name]) for name in ("class_names", "mean", "std")}
         task = Task(**{**described["task"], **tuples})
-        examples = None if described.get("examples") is None else int(described["examples"])
-        model = build_model(spec, seed=0)
+        examples = described.get("examples")
+        if examples is not None and (type(examples) is not int or examples < 1):
+            raise ValueError("a number of images")
     except OSError as error:
         raise DsvError(f"cannot read model {path}: {error.strerror or error}; name a .safetensors file") from None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DsvError(f"{path} is not a model written by dsv, or it is truncated; write it again") from None
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError:
-        raise DsvError(f"the weights in {path} do not fit its architecture {spec.architecture}") from None
+    if (spec.channels, spec.image_size_px, spec.classes) != (task.channels, task.image_size_px, task.classes):
+        raise DsvError(f"the model in {path} is built for other images or classes than its task's; write it again")
+    model = _built(spec, tensors)
+    if model is None:
+        raise DsvError(f"the weights in {path} do not fit its architecture {spec.architecture}")
     return Checkpoint(model.eval(), spec, task, examples)
+
+
+def _built(spec: ModelSpec, tensors: dict[str, Tensor]) -> nn.Module | None:
+    """The model with these weights; None where they do not fit, which is found before memory is taken for it."""
+    with torch.device("meta"):
+        expected = build_model(spec, seed=0, device="meta").state_dict()
+    if {name: tensor.shape for name, tensor in expected.items()} != {n: t.shape for n, t in tensors.items()}:
+        return None
+    model = build_model(spec, seed=0)
+    model.load_state_dict(tensors)
+    return model

@@ -104,6 +104,34 @@ def test_why_a_model_cannot_be_read(tmp_path):
         load_checkpoint(tmp_path / "deep.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("spec", "more", "message"),
+    [
+        ({"classes": 5}, {}, "is built for other images or classes than its task's"),
+        ({"image_size_px": 16}, {}, "is built for other images or classes than its task's"),
+        ({"channels": 3}, {}, "is built for other images or classes than its task's"),
+        ({"width": 64}, {}, "do not fit its architecture convnet"),
+        ({}, {"examples": -5}, "is not a model written by dsv"),
+        ({}, {"examples": "7"}, "is not a model written by dsv"),
+        ({}, {"examples": True}, "is not a model written by dsv"),
+    ],
+)
+def test_checkpoints_that_contradict_themselves(spec, more, message, teacher, tmp_path):
+    described = {"spec": dataclasses.asdict(teacher.spec) | spec, "task": dataclasses.asdict(teacher.task), **more}
+    save_file(teacher.model.state_dict(), tmp_path / "m.safetensors", {METADATA_KEY: json.dumps(described)})
+    with pytest.raises(DsvError, match=message):
+        load_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_a_small_file_of_a_huge_model_takes_no_memory(tmp_path):
+    task = dataclasses.asdict(Task(3, 4096, tuple(map(str, range(65_535))), (0.5,) * 3, (0.5,) * 3))
+    spec = {"architecture": "convnet", "channels": 3, "image_size_px": 4096, "classes": 65_535, "width": 4096}
+    described = json.dumps({"spec": spec, "task": task})
+    save_file({"x": torch.zeros(1)}, tmp_path / "m.safetensors", {METADATA_KEY: described})
+    with pytest.raises(DsvError, match="do not fit its architecture convnet"):
+        load_checkpoint(tmp_path / "m.safetensors")
+
+
 def test_too_small_an_image():
     task = Task(1, 4, ("a", "b"), (0.5,), (0.5,))
     with pytest.raises(DsvError, match="4 px is below its minimum of 8"):

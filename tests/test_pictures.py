@@ -21,6 +21,14 @@ def test_sixteen_bits_become_eight_without_being_cut_off(tmp_path):
     assert torch.equal(read_picture(tmp_path / "ramp.png", COLOUR), seen.expand(3, 4, 4))
 
 
+@pytest.mark.parametrize("top", [1000, 65535])
+def test_a_greymap_of_sixteen_bits(tmp_path, top):
+    ramp = numpy.linspace(0, top, 16).astype(numpy.uint16).reshape(4, 4)
+    (tmp_path / "ramp.pgm").write_bytes(f"P5\n4 4\n{top}\n".encode() + ramp.astype(">u2").tobytes())
+    seen = read_picture(tmp_path / "ramp.pgm", GREY).flatten()
+    assert numpy.abs(seen.numpy() - 255 * ramp.flatten() / top).max() <= 0.6
+
+
 @pytest.mark.parametrize("values", [numpy.int32, numpy.float32])
 def test_values_whose_range_nobody_tells_are_refused(tmp_path, values):
     Image.fromarray(numpy.ones((4, 4), values)).save(tmp_path / "deep.tif")
