@@ -162,7 +162,7 @@ def big_release(support_set):
             support_set,
             images=torch.zeros(count, 1, 8, 8, dtype=torch.uint8),
             labels=torch.zeros(count, dtype=torch.int64),
-            soft_labels=torch.zeros(count, 10),
+            soft_labels=torch.full((count, 10), 0.1),
             multipliers=torch.zeros(count),
         )
     )

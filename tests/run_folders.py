@@ -30,11 +30,11 @@ def a_release(task: Task, per_class: int, *, seed: int = 0) -> SupportSet:
     """Noise in the shape of a release."""
     generator = torch.Generator().manual_seed(seed)
     count = per_class * task.classes
-    soft = torch.rand(count, task.classes, generator=generator).half().float()
+    soft = torch.rand(count, task.classes, generator=generator).softmax(dim=1).half().float()
     return SupportSet(
         images=torch.randint(0, 256, (count, *task.image_shape), generator=generator, dtype=torch.uint8),
         labels=torch.arange(task.classes).repeat_interleave(per_class),
-        soft_labels=soft / 2,
+        soft_labels=soft,
         multipliers=torch.rand(count, generator=generator),
         task=task,
         provenance=Provenance("convnet:8", "0" * 64, "noise", seed, {"iterations": 20}, {"torch": "2"}),

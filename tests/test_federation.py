@@ -78,7 +78,7 @@ def raises(message: Message) -> Message:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (says(content(numpy.nan)), "must be one finite number"),
+        (says(content(numpy.nan)), "must be one finite float"),
         (says(content(1.0, w=numpy.full((2, 2), numpy.nan, numpy.float32))), "array 'w' holds NaN"),
         (says(content(1.0, w=numpy.zeros((3, 3), numpy.float32))), "array 'w' is float32 (3, 3)"),
         (says(content(1.0, w=None)), "array 'w' of the model is missing"),
