@@ -63,6 +63,11 @@ class ModelSpec:
             if type(value) is not int or not low <= value <= high:
                 raise DsvError(f"a model's {name} must be a whole number from {low} to {high}, got {value!r}")
 
+    @property
+    def of_torchvision(self) -> bool:
+        """Whether torchvision builds it, in the one size that it has."""
+        return self.architecture not in _DEFAULT_NORM
+
     @classmethod
     def parse(cls, text: str, task: Task) -> ModelSpec:
         """The spec for ``task`` of ``name[:width[:norm[:pooling]]]``, such as ``convnet``, ``convnet:64:batch``.

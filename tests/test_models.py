@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsv import KNOWN_TASKS, NORMS, DsvError, ModelSpec, Task, build_model
-from protos.checkpoint import METADATA_KEY, load_checkpoint
+from protos.checkpoint import METADATA_KEY, Checkpoint, load_checkpoint, save_checkpoint
 
 COLOUR = KNOWN_TASKS["cifar10"]
 
@@ -121,6 +121,13 @@ def test_checkpoints_that_contradict_themselves(spec, more, message, teacher, tm
     save_file(teacher.model.state_dict(), tmp_path / "m.safetensors", {METADATA_KEY: json.dumps(described)})
     with pytest.raises(DsvError, match=message):
         load_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_a_checkpoint_of_a_model_that_asks_its_weights_while_it_is_built(tmp_path):
+    task = KNOWN_TASKS["cifar10"]
+    spec = ModelSpec.parse("regnet_x_400mf", task)
+    save_checkpoint(tmp_path / "m.safetensors", Checkpoint(build_model(spec, seed=0), spec, task))
+    assert load_checkpoint(tmp_path / "m.safetensors").spec == spec
 
 
 def test_a_small_file_of_a_huge_model_takes_no_memory(tmp_path):
