@@ -158,9 +158,12 @@ def _downloaded(data: str, root: str, kind: Any, arguments: dict[str, Any]) -> A
         return kind(root, download=True, **arguments)
     except Exception:  # urllib, socket and integrity errors alike: whatever it was, the files are not here
         folder = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}.get(data, "")
+        tree = (
+            f", or use the folders of images there with --data {IMAGEFOLDER}" if (Path(root) / "train").is_dir() else ""
+        )
         raise DsvError(
             f"data {data} is not in {root} and cannot be downloaded; put torchvision's files of it into "
-            f"{Path(root) / folder}"
+            f"{Path(root) / folder}{tree}"
         ) from None
 
 

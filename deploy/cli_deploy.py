@@ -121,12 +121,15 @@ def supernode(*, keys: Path, server: Address, data: Path, backbone: Path | None,
 @_AUTHORITY
 @click.argument("public_keys", nargs=-1, required=True, type=_PATH)
 def register(address: Address, authority: Path | None, public_keys: tuple[Path, ...]) -> None:
-    """Admit the SuperNodes of PUBLIC_KEYS (nodes/NAME/node.pub)."""
-    from deploy.control import control
+    """Admit the SuperNodes of PUBLIC_KEYS (nodes/NAME/node.pub); those that are admitted already stay so."""
+    from deploy.control import RegisteredError, control
 
     with control(address, authority) as way:
         for key in public_keys:
-            click.echo(f"registered {key} as node {way.register(key)}")
+            try:
+                click.echo(f"registered {key} as node {way.register(key)}")
+            except RegisteredError as known:
+                click.echo(str(known))
 
 
 @deploy.command()

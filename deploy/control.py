@@ -27,6 +27,10 @@ _FINISHED = "finished:"
 _COMPLETED = "finished:completed"
 
 
+class RegisteredError(DsvError):
+    """The SuperLink knows that key already."""
+
+
 @dataclass(frozen=True)
 class Control:
     """A way to the Control API.
@@ -47,11 +51,17 @@ class Control:
         """Admit the SuperNode that has this key and return the id that Flower gives it.
 
         Raises:
+            RegisteredError: it is admitted already.
             DsvError: refused, or unreachable.
         """
         if not public_key.is_file():
             raise DsvError(f"{public_key} is missing; it is node.pub in a folder nodes/NAME of 'dsv certs'")
-        return int(self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)["node-id"])
+        try:
+            return int(self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)["node-id"])
+        except DsvError as error:
+            if "already in use" in str(error):  # Flower's code 23
+                raise RegisteredError(f"{public_key} is registered already") from None
+            raise DsvError(f"{public_key}: {error}") from None
 
     def unregister(self, node: int) -> None:
         """Shut a SuperNode out; its next sign of life is refused."""

@@ -61,6 +61,9 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
         targets = got.support_set.targets(options.labels)
         config = newcomer_training(options.newcomer_steps, targets)
+        shown.say(f"training {options.architecture} towards {options.labels or got.support_set.label_kinds[-1]} labels")
+        if not (options.save_model or options.data):
+            shown.say("the model is thrown away afterwards: --save-model FILE keeps it, --data and --data-root test it")
         model = train_newcomer(
             options.architecture,
             got.support_set.images,

@@ -105,8 +105,8 @@ def _named(way: Way) -> tuple[str, str]:
 
 
 FOOTNOTE = (
-    "joined: newcomers take part in the rounds themselves   * a newcomer must run the teacher's architecture   "
-    "† private images leave their device\n"
+    "joined: newcomers take part in the rounds themselves; their training there is in none of the times   "
+    "* a newcomer must run the teacher's architecture   † private images leave their device\n"
     "Bytes as Flower and gRPC serialise their messages; what sockets and links add is measured in docs/savings.md."
 )
 

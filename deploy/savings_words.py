@@ -121,7 +121,7 @@ def _losses(dsvs: Sequence[Way], rivals: Sequence[Way], at_best: Mapping[Kind, W
             respects.append(f"fewer bytes to a newcomer ({short_bytes(rival.newcomer_bytes)})")
         if rival.fixed_bytes < dsv.fixed_bytes:
             respects.append(f"fewer bytes before the first newcomer ({short_bytes(rival.fixed_bytes)})")
-        if rival.training_s < dsv.training_s:
+        if rival.training_s < dsv.training_s and rival.kind is not Kind.FEDAVG:  # who joins trains in the rounds
             respects.append("no training on the newcomer")
         if respects:
             price = [] if rival.any_architecture else ["for one architecture alone"]

@@ -132,6 +132,11 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        views = "" if self.views is None else f", {len(self.views.levels)} labelled views"
+        shape = " x ".join(map(str, self.task.image_shape))
+        return f"<SupportSet: {len(self)} images, {shape}, of {len(set(self.labels.tolist()))} classes{views}>"
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside a DSV set of {len(self)} images")
@@ -238,8 +243,8 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
 
     @property
     def images_per_class(self) -> float:
-        """Mean number of images of a class."""
-        return len(self) / self.task.classes
+        """Mean number of images of a class, of those that the set has images of."""
+        return len(self) / len(set(self.labels.tolist()))
 
 
 def model_digest(model: nn.Module) -> str:

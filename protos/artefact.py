@@ -184,7 +184,9 @@ def _opened(content: bytes) -> tuple[Arrays, Any]:
         raise ArtefactError(f"release file of {len(content)} bytes is above the limit of {MAX_SIZE_BYTES}")
     try:
         return safetensors.numpy.load(content), json.loads(metadata_of(content))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except KeyError:  # another safetensors file, such as a model's
+        raise ArtefactError("not a release file: it has no description of one; name a .dsv file") from None
+    except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise ArtefactError(f"not a release file, or a truncated one ({error}); download it again") from None
 
 

@@ -161,7 +161,7 @@ def test_an_operator_works_through_the_flwr_command(server, operator):
     assert nodes(operator) == []
     operator.register(server.certs / "nodes" / "node0" / "node.pub")
     assert nodes(operator) == ["registered"]
-    with pytest.raises(DsvError, match="already in use"):
+    with pytest.raises(DsvError, match="node.pub is registered already"):
         operator.register(server.certs / "nodes" / "node0" / "node.pub")
 
 

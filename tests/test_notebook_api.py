@@ -183,3 +183,14 @@ def test_the_tutorial_runs_and_shows(tmp_path):
     assert {"image/png", "text/html"} <= set(shown.outputs[0].data)
     newcomer = next(cell for cell in again if "support_set.train" in cell.source).outputs[0].data["text/plain"]
     assert float(re.search(r"([\d.]+)%", newcomer)[1]) > 85
+
+
+def test_a_set_prints_as_a_line(support_set, teacher):
+    assert repr(support_set) == "<SupportSet: 20 images, 1 x 8 x 8, of 10 classes>"
+    views = support_set.with_views(teacher.model, dsv.ViewPlan(20))
+    assert repr(views) == "<SupportSet: 20 images, 1 x 8 x 8, of 10 classes, 20 labelled views>"
+
+
+def test_images_per_class_are_of_the_classes_that_there_are(support_set):
+    some = dataclasses.replace(support_set, labels=support_set.labels % 4)
+    assert some.images_per_class == 5
