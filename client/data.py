@@ -29,11 +29,13 @@ class ImageSplit:
         labels: (N,) int64.
         load: from indices to (n, C, H, W) uint8; opens no other image.
         stored_bytes: from indices to the size of those images as they are stored.
+        paths: their files, of data that has a file for every image; else empty.
     """
 
     labels: Tensor
     load: Callable[[Sequence[int]], Tensor]
     stored_bytes: Callable[[Sequence[int]], int]
+    paths: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -191,6 +193,7 @@ def _of_files(labelled: list[tuple[int, Path]], task: Task) -> ImageSplit:
         torch.tensor([label for label, _ in labelled]),
         load,
         lambda indices: sum(labelled[i][1].stat().st_size for i in indices),
+        tuple(path for _, path in labelled),
     )
 
 

@@ -46,7 +46,8 @@ _DATA = ("data", "data_root")
 def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any) -> None:
     """Rank one's own training images by how much the model rests on each; nothing leaves this machine.
 
-    What was killed goes on when it is called again: its state lies beside ``out``, for its user alone.
+    What was killed goes on when it is called again: its state lies beside the file of --out, for its user alone.
+    'dsv report RUN --selected FILE' shows the images beside the DSVs.
     """
     config = SelectionConfig(values["steps"], values["step"], values["distance"], values["stationary_parameters"])
     settings = RunSettings(**{name: values[name] for name in (*_DATA, "device", "micro_batch")})
@@ -54,7 +55,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
     check_output(out, "the selection")
     state = Checkpointing(out.with_name(f".{out.name}.state"))
     with display(quiet=quiet) as shown:
-        found, _ = select_own_images(
+        found, images = select_own_images(
             checkpoint,
             settings.data,
             settings.data_root,
@@ -65,17 +66,23 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
             on_iteration=lambda done, d: shown.update("selection", done, config.iterations, f"distance {d:.4f}"),
         )
     chosen = found.coreset(per_class)
+    names = checkpoint.task.class_names
+
+    def described(index: int) -> dict[str, Any]:
+        label = int(found.labels[index])
+        entry = {"index": index, "class": label, "class_name": names[label], "lambda": float(found.multipliers[index])}
+        return entry | ({"file": str(images.paths[index])} if images.paths else {})
+
     report = {
-        "coreset": [
-            {"index": int(i), "class": int(found.labels[i]), "lambda": float(found.multipliers[i])} for i in chosen
-        ],
-        "sum_of_lambda": {n: float(s) for n, s in zip(checkpoint.task.class_names, found.per_class(), strict=True)},
+        "coreset": [described(int(index)) for index in chosen],
+        "multipliers": found.multipliers.tolist(),
+        "sum_of_lambda": {n: float(s) for n, s in zip(names, found.per_class(), strict=True)},
         "distances": list(found.distances),
     }
     write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection", private=True)
     state.clear()
     table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
-    for label, name in enumerate(checkpoint.task.class_names):
+    for label, name in enumerate(names):
         own = found.multipliers[found.labels == label]
         top = found.multipliers[chosen[found.labels[chosen] == label]].sum() / own.sum().clamp(min=1e-30)
         table.add_row(

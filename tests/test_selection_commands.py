@@ -1,6 +1,7 @@
 """``dsv select`` and ``dsv characterise``."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ from command_line import done, refused
 from interruption import Interrupted, interrupt_at
 
 from client.selection import select_own_images
-from dsv import Checkpointing, Compute, SelectionConfig
+from dsv import Checkpointing, Compute, ModelSpec, SelectionConfig, Task, build_model
 from protos import artefact
-from protos.checkpoint import save_checkpoint
+from protos.checkpoint import Checkpoint, save_checkpoint
 
 
 def test_the_commands(teacher, support_set, tmp_path):
@@ -21,9 +22,25 @@ def test_the_commands(teacher, support_set, tmp_path):
     printed = done("select", *model, "--steps", 2, "--per-class", 3, "--out", out)
     report = json.loads(out.read_text())
     assert len(report["coreset"]) == 30 and len(report["distances"]) == 3 and "sum of lambda" in printed
+    first = report["coreset"][0]
+    assert set(first) == {"index", "class", "class_name", "lambda"} and len(report["multipliers"]) == 1438
+    assert report["multipliers"][first["index"]] == first["lambda"] and first["class_name"] == str(first["class"])
     printed = done("characterise", *model, "--release", tmp_path / "set.dsv")
     assert "rank correlation of sum of lambda and test accuracy" in printed
     assert refused("cannot read release", "characterise", *model, "--release", tmp_path / "none.dsv") == 1
+
+
+def test_ones_own_pictures_are_named(image_tree, tmp_path):
+    task = Task(3, 8, ("blue", "red"), (0.5,) * 3, (0.5,) * 3)
+    spec = ModelSpec.parse("convnet:4", task)
+    save_checkpoint(tmp_path / "t.safetensors", Checkpoint(build_model(spec, seed=0), spec, task))
+    own = ("--data", "imagefolder", "--data-root", image_tree)
+    done(
+        "select", "--teacher", tmp_path / "t.safetensors", *own, "--per-class", 1, "--steps", 1, "--out", tmp_path / "s"
+    )
+    for entry in json.loads((tmp_path / "s").read_text())["coreset"]:
+        file = Path(entry["file"])
+        assert file.exists() and file.parent == image_tree / "train" / entry["class_name"]
 
 
 @pytest.fixture
