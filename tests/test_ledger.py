@@ -31,7 +31,9 @@ from dsv import DsvError
 from server.events import (
     BytesMoved,
     ClientNumbered,
+    EventLog,
     FederationDone,
+    RoundDone,
 )
 from server.message_bytes import MessageBytes
 
@@ -232,6 +234,14 @@ def test_a_ledger_in_every_format_and_back(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(files[2])
     assert table.column("bytes").to_pylist() == [10, 5] and table.column("client").to_pylist() == ["0", "newcomer a,b"]
+
+
+def test_a_run_that_nobody_measured_has_its_messages(tmp_path):
+    log = EventLog(tmp_path)
+    for event in (RoundDone(1, 2, 2, 0, 0.5), BytesMoved(1, 0, "weights", "up", 10)):
+        log.write(event)
+    assert read_ledger(tmp_path) == ROWS[:1]
+    assert "client 0" in done("ledger", tmp_path)
 
 
 @pytest.mark.parametrize(
