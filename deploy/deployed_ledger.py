@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from deploy.ledger import Crossed, by_purpose
+from deploy.ledger import Crossed, by_purpose, message_rows
 from deploy.meter import Count
 from deploy.result import LedgerRow
 from server.events import BytesMoved, ClientNumbered, Event, EventReader, FederationDone
@@ -52,7 +52,7 @@ class DeployedLedger:
         elif isinstance(event, BytesMoved):
             if event.round != self._round:
                 self._close(event.round)
-            self._messages.append(LedgerRow(**asdict(event)))
+            self._messages += message_rows([event])
 
     @contextmanager
     def following(self, run_dir: Path) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from deploy.progress import display
 from dsv import (
     Checkpointing,
     DsvError,
+    Selection,
     SelectionConfig,
     class_accuracies,
     class_sums,
@@ -67,18 +69,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
         )
     chosen = found.coreset(per_class)
     names = checkpoint.task.class_names
-
-    def described(index: int) -> dict[str, Any]:
-        label = int(found.labels[index])
-        entry = {"index": index, "class": label, "class_name": names[label], "lambda": float(found.multipliers[index])}
-        return entry | ({"file": str(images.paths[index])} if images.paths else {})
-
-    report = {
-        "coreset": [described(int(index)) for index in chosen],
-        "multipliers": found.multipliers.tolist(),
-        "sum_of_lambda": {n: float(s) for n, s in zip(names, found.per_class(), strict=True)},
-        "distances": list(found.distances),
-    }
+    report = _selection_report(found, chosen.tolist(), names, images.paths)
     write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection", private=True)
     state.clear()
     table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
@@ -90,6 +81,24 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
         )
     table_console().print(table)
     click.echo(f"distance {found.distances[0]:.4f} -> {found.distances[-1]:.4f}; selection written to {out}")
+
+
+def _selection_report(
+    found: Selection, chosen: Sequence[int], names: Sequence[str], paths: Sequence[Path]
+) -> dict[str, Any]:
+    """What the file of a selection holds; ``paths`` are of all images, or empty."""
+
+    def described(index: int) -> dict[str, Any]:
+        label = int(found.labels[index])
+        entry = {"index": index, "class": label, "class_name": names[label], "lambda": float(found.multipliers[index])}
+        return entry | ({"file": str(paths[index])} if paths else {})
+
+    return {
+        "coreset": [described(index) for index in chosen],
+        "multipliers": found.multipliers.tolist(),
+        "sum_of_lambda": {n: float(s) for n, s in zip(names, found.per_class(), strict=True)},
+        "distances": list(found.distances),
+    }
 
 
 @click.command()

@@ -19,7 +19,7 @@ from deploy.rows import as_row
 from deploy.tables import Row
 from dsv import DsvError
 from protos.files import write_output
-from server.events import BytesMoved, read_events
+from server.events import BytesMoved, Event, read_events
 from server.message_bytes import CONTROL, WEIGHTS
 from server.run_folder import RESULT_FILE
 
@@ -104,6 +104,11 @@ def write_ledger(path: Path, rows: Sequence[LedgerRow]) -> None:
     write_output(path, (json.dumps({"ledger": ledger_rows(rows)}, indent=1) + "\n").encode(), "the ledger")
 
 
+def message_rows(events: Iterable[Event]) -> list[LedgerRow]:
+    """The bytes of Flower's messages among a run's events."""
+    return [LedgerRow(**asdict(event)) for event in events if isinstance(event, BytesMoved)]
+
+
 def read_ledger(folder: Path) -> list[LedgerRow]:
     """The ledger in the folder of a run or of a deployment; of a run that nobody measured (``flwr run``, ``dsv deploy
     run``), or that is still going on, Flower's messages so far.
@@ -113,11 +118,9 @@ def read_ledger(folder: Path) -> list[LedgerRow]:
     """
     path = folder / LEDGER_FILE
     if not path.exists():
-        if not (folder / RESULT_FILE).exists():
-            moved = [LedgerRow(**asdict(event)) for event in read_events(folder) if isinstance(event, BytesMoved)]
-            if moved:
-                return moved
-        return read_result(folder / RESULT_FILE).ledger
+        measured = (folder / RESULT_FILE).exists()
+        moved = [] if measured else message_rows(read_events(folder))
+        return moved or read_result(folder / RESULT_FILE).ledger
     try:
         return [as_row(LedgerRow, row) for row in json.loads(path.read_text(encoding="utf-8"))["ledger"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

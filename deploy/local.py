@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.class_folders import device_classes
@@ -25,9 +25,15 @@ from deploy.processes import await_answer, flower_process, free_port, last_words
 from deploy.progress import Display, show_event
 from deploy.proxy import has_nginx
 from dsv import DsvError
-from protos.settings import IMAGEFOLDER, RunSettings, key_of
+from protos.settings import IMAGEFOLDER, RunSettings
 from server.events import Event, EventReader, Failed, SynthesisDone
-from server.run_check import OF_IMAGE_FOLDERS, check_clients, check_machine, check_options, with_absolute_paths
+from server.run_check import (
+    check_clients,
+    check_machine,
+    check_options,
+    folder_option_given,
+    with_absolute_paths,
+)
 from server.run_folder import CERTIFICATES_FOLDER, DEPLOYED_RUN, STORE_FOLDER, new_run_dir
 
 _HOST = "127.0.0.1"
@@ -155,9 +161,8 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
 
 
 def _check_digits_suffice(settings: RunSettings) -> None:
-    for entry in fields(settings):
-        if entry.name in OF_IMAGE_FOLDERS and getattr(settings, entry.name) != entry.default:
-            raise DsvError(f"--{key_of(entry)} describes the devices' images; name these with --device-data")
+    if given := folder_option_given(settings):
+        raise DsvError(f"--{given} describes the devices' images; name these with --device-data")
 
 
 def _of_data(settings: RunSettings, options: LocalOptions) -> RunSettings:

@@ -59,9 +59,10 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
     test = open_split(options.data, options.data_root, "test", task) if options.data else None
     with display(quiet=options.quiet) as shown:
         shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
-        targets = got.support_set.targets(options.labels)
+        labels = options.labels or got.support_set.label_kinds[-1]
+        targets = got.support_set.targets(labels)
         config = newcomer_training(options.newcomer_steps, targets)
-        shown.say(f"training {options.architecture} towards {options.labels or got.support_set.label_kinds[-1]} labels")
+        shown.say(f"training {options.architecture} towards {labels} labels")
         if not (options.save_model or options.data):
             shown.say("the model is thrown away afterwards: --save-model FILE keeps it, --data and --data-root test it")
         model = train_newcomer(

@@ -18,6 +18,7 @@ from client.partition import partition_of, write_partition
 from deploy.curves import FOLDER as CURVES_FOLDER
 from deploy.curves import Curves, check_tensorboard, curves
 from deploy.flower import Simulation, simulation
+from deploy.ledger import message_rows
 from deploy.measure import client_ensemble, confusion_row, measure
 from deploy.options import HarnessSettings
 from deploy.progress import Display, show_event
@@ -177,7 +178,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
         teacher=row,
         newcomers=measured.newcomers,
         rivals=[*measured.rivals, row.as_rival(), *([client_ensemble(bench, weights_bytes)] if clients else [])],
-        ledger=[LedgerRow(**asdict(e)) for e in moved] + rows + _raw_upload(data),
+        ledger=message_rows(moved) + rows + _raw_upload(data),
         seconds=Seconds(
             federation=next(e.seconds for e in events if isinstance(e, FederationDone)),
             synthesis=next(e.seconds for e in events if isinstance(e, SynthesisDone)),

@@ -12,7 +12,7 @@ from protos.settings import IMAGEFOLDER, RunSettings, key_of
 from server.start_images import check_start, is_folder
 from server.view_labels import plan_of
 
-OF_IMAGE_FOLDERS = ("classes", "channels", "image_size_px")
+_OF_IMAGE_FOLDERS = ("classes", "channels", "image_size_px")
 """Options that describe what an ImageFolder tree does not tell by itself."""
 
 
@@ -24,12 +24,17 @@ def with_absolute_paths(settings: RunSettings) -> RunSettings:
     return replace(settings, **absolute)
 
 
+def folder_option_given(settings: RunSettings) -> str:
+    """The first of the options that describe an ImageFolder tree that is not its default; empty where all are."""
+    own = (entry for entry in fields(settings) if entry.name in _OF_IMAGE_FOLDERS)
+    return next((key_of(entry) for entry in own if getattr(settings, entry.name) != entry.default), "")
+
+
 def check_options(settings: RunSettings) -> None:
     """Raise DsvError where options do not fit each other, on whichever machine they are given."""
-    for entry in fields(settings):
-        given = getattr(settings, entry.name) != entry.default
-        if given and entry.name in OF_IMAGE_FOLDERS and settings.data != IMAGEFOLDER:
-            raise DsvError(f"{key_of(entry)} is for data imagefolder alone; {settings.data} has its own")
+    given = folder_option_given(settings)
+    if given and settings.data != IMAGEFOLDER:
+        raise DsvError(f"{given} is for data imagefolder alone; {settings.data} has its own")
     if settings.backbone_sha256 and not settings.backbone:
         raise DsvError("backbone-sha256 is of no backbone; give backbone too, or leave it out")
     model = build_model(settings.model_spec(), seed=0)

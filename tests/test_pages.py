@@ -14,6 +14,7 @@ import torch
 from command_line import dsv, refused
 from run_folders import HOSTILE, a_release, a_result, a_run, a_task
 
+from deploy.pages import words
 from deploy.pages.headline import headline
 from deploy.pages.html import LIMIT_BYTES
 from deploy.pages.provenance import commands_of
@@ -293,3 +294,11 @@ def test_a_gallery_of_runs_and_of_releases(tmp_path):
     assert str(tmp_path) not in text
     assert dsv("gallery", tmp_path / "folder" / "first" / "releases", "--out", tmp_path / "g.html").exit_code == 0
     assert "0 runs and 2 releases" in (tmp_path / "g.html").read_text()
+
+
+def test_how_many_images_a_class_has():
+    assert [words.per_class(images) for images in (10.0, 5 / 3, 1234.0)] == [
+        "10 per class",
+        "1.7 per class",
+        "1234 per class",
+    ]

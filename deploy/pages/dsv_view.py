@@ -115,7 +115,7 @@ def release_view(
     side = release.support_set.task.image_size_px
     return ReleaseView(
         key=key,
-        title=f"{release.support_set.images_per_class:.3g} per class",
+        title=words.per_class(release.support_set.images_per_class),
         digest=release.digest,
         facts=_facts(release),
         classes=classes,

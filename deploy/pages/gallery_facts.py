@@ -142,7 +142,7 @@ def _of_release(release: ReleaseFacts | None) -> dict[str, str]:
         return {}
     task, origin = release.support_set.task, release.support_set.provenance
     return {
-        "images": f"{release.support_set.images_per_class:.3g} per class, {release.size_bytes:,} bytes",
+        "images": f"{words.per_class(release.support_set.images_per_class)}, {release.size_bytes:,} bytes",
         "classes": f"{task.classes}, {task.channels} {words.TIMES} {task.image_size_px} {words.TIMES} "
         f"{task.image_size_px} pixels",
         "teacher": words.short(origin.teacher_architecture),

@@ -116,7 +116,7 @@ def _origin(release: ReleaseFacts) -> ReleaseOrigin:
     origin = release.support_set.provenance
     versions = ", ".join(f"{name} {value}" for name, value in sorted(origin.versions.items()))
     return ReleaseOrigin(
-        title=f"{release.support_set.images_per_class:g} per class",
+        title=words.per_class(release.support_set.images_per_class),
         digest=release.digest,
         teacher_sha256=words.short(origin.teacher_sha256, 64),
         teacher=words.short(origin.teacher_architecture),

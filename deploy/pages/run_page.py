@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.pages import words
 from deploy.pages.accuracy_charts import accuracies
 from deploy.pages.class_charts import confusion, sums_against_accuracy
 from deploy.pages.curve_charts import entropy, losses, rounds
@@ -158,6 +159,6 @@ def _classes(run: RunFacts) -> _Classes:
     if release:
         support_set = release.support_set
         means = mean_images(support_set.images, support_set.labels, names, _MEANS_CHARS)
-        title = f"{support_set.images_per_class:g} per class"
+        title = words.per_class(support_set.images_per_class)
         tile = tile_px(support_set.task.image_size_px)
     return _Classes(sums, confusions, entropy(run), means, title, tile)

@@ -30,6 +30,11 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:,.3g} GB"
 
 
+def per_class(images: float) -> str:
+    """How many images of a class, on average: ``10 per class``, ``1.7 per class``."""
+    return f"{round(images, 1):g} per class"
+
+
 def axis_size(size_bytes: float) -> str:
     """Bytes at a tick: 1000 as ``1 kB``."""
     return f"{size_bytes / 1e3:g} kB" if 1000 <= size_bytes < 10_000 else size(size_bytes)
