@@ -109,8 +109,9 @@ def synthesize(
     takes its share of the DSVs.
     """
     from deploy.arguments import class_indices
-    from deploy.progress import display, show_event
+    from deploy.progress import display
     from protos.checkpoint import load_checkpoint
+    from server.progress import show_event
     from server.store import DirectoryStore
     from server.synthesis_job import publish_releases
 

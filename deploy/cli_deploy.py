@@ -175,7 +175,7 @@ def stop(address: Address, authority: Path | None, run: int) -> None:
 @_AUTHORITY
 @options_of(RunSettings, without=_SIMULATED)
 def run(address: Address, authority: Path | None, **values: Any) -> None:
-    """Federate, synthesise and publish over the SuperNodes that are online, and wait for the end.
+    """Federate, synthesise and publish over the SuperNodes that are online, and show the run's log until its end.
 
     --run-dir and --store are folders of the server. The same command with the same --run-dir goes on with a run that
     was cut off.
@@ -189,7 +189,8 @@ def run(address: Address, authority: Path | None, **values: Any) -> None:
     with control(address, authority) as way:
         number = way.start(settings.to_run_config())
         click.echo(f"run {number} started; to stop it: 'dsv deploy stop {number}{door}'")
-        way.await_end(number, finished=lambda: False, say=lambda told: click.echo(told, err=True))
+        with way.log_told(number, click.echo):
+            way.await_end(number, finished=lambda: False, say=lambda told: click.echo(told, err=True))
         click.echo(f"run {number} completed")
 
 

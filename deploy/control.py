@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from typing import Any
 import tomli_w
 
 from deploy.addresses import Address
-from deploy.processes import POLL_S, app_folder, flower_environment, flwr
+from deploy.processes import POLL_S, app_folder, flower_environment, flwr, process, tool
 from dsv import DsvError
 
 CONNECTION = "dsv"
 _COMMAND_TIMEOUT_S = 180.0
 _LOG_TIMEOUT_S = 60.0
+_LAST_LINES_S = 10.0
 _STATUS_EVERY_S = 10.0
 _PATIENCE_S = 900.0
 _FINISHED = "finished:"
@@ -124,6 +126,19 @@ class Control:
             while time.monotonic() < deadline and not finished():
                 time.sleep(POLL_S)
 
+    @contextmanager
+    def log_told(self, run: int, say: Callable[[str], None]) -> Iterator[None]:
+        """While the block goes on, every line of a run's log as it is written.
+
+        A log that cannot be read says so and ends nothing.
+        """
+        command = [tool("flwr"), "log", str(run), CONNECTION, "--stream"]
+        with process(command, flower_environment(self.home), subprocess.PIPE) as child:
+            thread = threading.Thread(target=_say_lines, args=(child, say), name="log", daemon=True)
+            thread.start()
+            yield
+            thread.join(_LAST_LINES_S)  # the stream ends by itself, a moment after the run
+
     def _last_words(self, run: int) -> str:
         """The line of a run's log that tells most."""
         environment = flower_environment(self.home)
@@ -170,6 +185,13 @@ def control(address: Address, authority: Path | None) -> Iterator[Control]:
             settings["root-certificates"] = str(authority.absolute())
         (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: settings}}))
         yield Control(address, authority, home)
+
+
+def _say_lines(child: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if told := line.decode(errors="replace").rstrip():
+            say(told)
 
 
 def _json_in(printed: str) -> dict[str, Any]:

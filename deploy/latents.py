@@ -14,7 +14,6 @@ from torch import Tensor
 from deploy.arguments import class_index, class_indices, numbers
 from deploy.console import table_console
 from deploy.picture_folder import new_folder, state_in
-from deploy.progress import Display
 from dsv import (
     DsvError,
     KktTerms,
@@ -34,6 +33,7 @@ from dsv import (
 from protos import artefact
 from protos.checkpoint import load_checkpoint
 from protos.settings import RunSettings
+from server.progress import Display
 
 STRIP = "strip.png"
 

@@ -21,11 +21,13 @@ from dsv import DsvError
 from protos.files import write_output
 from server.events import BytesMoved, Event, read_events
 from server.message_bytes import CONTROL, WEIGHTS
-from server.run_folder import RESULT_FILE
+from server.run_folder import RESULT_FILE, run_folder_of
 
 LEDGER_FILE = "ledger.json"
 TRANSPORT = "transport"
 """What crossed a socket beyond Flower's messages: HTTP, TLS, polling, the app's bundle, retries."""
+NOT_SENT = "raw_images_instead"
+"""What uploading the images would take; nothing of it moved."""
 _MESSAGES = (WEIGHTS, CONTROL)
 _Key = tuple[int, int | str, str, str]
 """Round, client, purpose, direction."""
@@ -116,11 +118,11 @@ def read_ledger(folder: Path) -> list[LedgerRow]:
     Raises:
         DsvError: there is none.
     """
-    path = folder / LEDGER_FILE
+    path, run_dir = folder / LEDGER_FILE, run_folder_of(folder)
     if not path.exists():
-        measured = (folder / RESULT_FILE).exists()
-        moved = [] if measured else message_rows(read_events(folder))
-        return moved or read_result(folder / RESULT_FILE).ledger
+        measured = (run_dir / RESULT_FILE).exists()
+        moved = [] if measured else message_rows(read_events(run_dir))
+        return moved or read_result(run_dir / RESULT_FILE).ledger
     try:
         return [as_row(LedgerRow, row) for row in json.loads(path.read_text(encoding="utf-8"))["ledger"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -137,7 +139,7 @@ def print_ledger(rows: Sequence[LedgerRow], folder: Path) -> None:
     console = table_console()
     console.print(f"ledger of {folder}", soft_wrap=True, markup=False)
     console.print(_table("Bytes by purpose", "purpose", rows, [row.purpose for row in rows]))
-    moved = [row for row in rows if row.purpose != "raw_images_instead"]
+    moved = [row for row in rows if row.purpose != NOT_SENT]
     console.print(_table("Bytes moved by party", "party", moved, [_party(row.client) for row in moved]))
 
 

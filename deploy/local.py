@@ -22,11 +22,11 @@ from deploy.device_folders import digit_settings, write_digit_folders
 from deploy.ledger import LEDGER_FILE, write_ledger
 from deploy.meter import Meters, meters
 from deploy.processes import await_answer, flower_process, free_port, last_words, tool
-from deploy.progress import Display, show_event
 from deploy.proxy import has_nginx
 from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings
 from server.events import Event, EventReader, Failed, SynthesisDone
+from server.progress import Display, show_event
 from server.run_check import (
     check_clients,
     check_machine,
@@ -112,6 +112,7 @@ class LocalDeployment:
         display.say(f"run {run} over {self.server}; its folder: {run_dir}")
         with self.ledger.following(run_dir):
             self.control.await_end(run, finished=finished, say=display.say)
+        finished()  # shows what came since it was last asked
 
     def write_ledger(self) -> Path:
         """Write what has crossed the sockets so far into the deployment's folder."""

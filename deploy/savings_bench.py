@@ -16,7 +16,6 @@ from client.download import Download, download
 from deploy import savings_ways as ways_of
 from deploy.finished_run import FinishedRun, RunData
 from deploy.one_shot import one_shot, one_shot_release
-from deploy.progress import Display
 from deploy.quantised import sent_as
 from deploy.result import RivalRow
 from deploy.rivals import compared_kinds, random_per_class, released
@@ -29,6 +28,7 @@ from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
 from protos.exchange import WHOLE, starting_model
 from server.distribution import run_server
+from server.progress import Display
 from server.run_folder import STORE_FOLDER
 from server.store import DirectoryStore
 

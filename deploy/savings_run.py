@@ -10,13 +10,13 @@ import click
 
 from deploy.console import table_console
 from deploy.finished_run import FinishedRun
-from deploy.progress import Display
 from deploy.savings import Kind, Way
 from deploy.savings_bench import UP_TO_TARGET, SavingsBench, one_shots_to_measure
 from deploy.savings_file import FILE_NAME, Savings, read_measured, target_of
 from deploy.savings_report import FOOTNOTE, savings_rows, sheets
 from deploy.tables import write_rows
 from protos.files import write_output
+from server.progress import Display
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from deploy.flower import Simulation, simulation
 from deploy.ledger import message_rows
 from deploy.measure import client_ensemble, confusion_row, measure
 from deploy.options import HarnessSettings
-from deploy.progress import Display, show_event
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
 from deploy.trainings import Bench
 from dsv import DsvError, ModelSpec, build_model, checked_device, confusion_counts, predict, share_correct
@@ -43,6 +42,7 @@ from server.events import (
     read_events,
 )
 from server.message_bytes import WEIGHTS
+from server.progress import Display, show_event
 from server.run_check import check_clients, check_machine, check_options, with_absolute_paths
 from server.run_folder import (
     FLOWER_LOG,

@@ -15,7 +15,8 @@ from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.exchange import as_record, exchanged_tensors, load_record, starting_model
 from protos.settings import CLIENTS, RunSettings
 from server.client_models import FOLDER as CLIENT_MODELS_FOLDER
-from server.events import EventLog, Failed, FederationDone, Published, SynthesisDone
+from server.events import EventLog, Failed, FederationDone, SynthesisDone
+from server.progress import PlainLines, show_event
 from server.resume import (
     ResumedFedAvg,
     claimed,
@@ -107,10 +108,11 @@ def _participation(settings: RunSettings) -> Participation:
 def _publish(teacher: Checkpoint, settings: RunSettings, run_dir: Path, events: EventLog) -> None:
     started = time.perf_counter()
 
+    shown = PlainLines(lambda line: log(INFO, "%s", line))
+
     def tell(event: Told) -> None:
         events.write(event)
-        if isinstance(event, Published):
-            log(INFO, "published %d DSVs per class: %s", event.images_per_class, event.path)
+        show_event(event, shown)
 
     store = Path(settings.store) if settings.store else run_dir / STORE_FOLDER
     clients = run_dir / CLIENT_MODELS_FOLDER if settings.synthesis_from == CLIENTS else None

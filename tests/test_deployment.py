@@ -157,10 +157,14 @@ def test_the_serverapp_killed_during_synthesis_goes_on(federation):
     assert kill_all(federation.home("superlink"), containing="flwr-serverapp") == 1
     with pytest.raises(DsvError, match="the run ended as 'finished:failed'"):
         federation.control.await_end(run, finished=lambda: False)
-    federation.control.await_end(federation.control.start(settings.to_run_config()), finished=lambda: False)
+    run, log = federation.control.start(settings.to_run_config()), list[str]()
+    with federation.control.log_told(run, log.append):
+        federation.control.await_end(run, finished=lambda: False)
     events = federation.events(settings)
     assert [r for r, _ in rounds_of(events)] == [1]  # no round was done twice
     [release] = published(events)
+    assert any(line.endswith(f": {release.path}") for line in log), log
+    assert any("synthesis 1/class 120/120" in line for line in log)
     steps = [e.iteration for e in events if isinstance(e, IterationDone)]
     print("steps done", len(steps), "of", settings.iterations)
     assert len(steps) < 2 * settings.iterations - 20  # it did not begin anew

@@ -14,15 +14,25 @@ import torch
 from command_line import dsv, refused
 from run_folders import HOSTILE, a_release, a_result, a_run, a_task
 
+from deploy.ledger import write_ledger
 from deploy.pages import words
 from deploy.pages.headline import headline
 from deploy.pages.html import LIMIT_BYTES
 from deploy.pages.provenance import commands_of
 from deploy.pages.run_page import write_report
-from deploy.result import read_result
-from dsv import GIVEN_IMAGES, Frames, SynthesisConfig, class_accuracies, confusion_counts, synthesize
+from deploy.result import LedgerRow, read_result
+from dsv import (
+    GIVEN_IMAGES,
+    Frames,
+    ModelSpec,
+    SynthesisConfig,
+    build_model,
+    class_accuracies,
+    confusion_counts,
+    synthesize,
+)
 from protos import artefact
-from protos.checkpoint import save_checkpoint
+from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import RunSettings
 from server.events import EventLog, Failed
 from server.frames import frame_keeper, read_frames
@@ -42,6 +52,18 @@ SAID = (
     "…/pictures",
     "default-src 'none'",
 )
+
+
+SPEC = ModelSpec("convnet", 1, 8, 3, 8)
+DEPLOYED = [
+    LedgerRow(number, client, purpose, way, size)
+    for client in (0, 1)
+    for number, purpose, way, size in (
+        (1, "weights", "up", 61_500),
+        (1, "weights", "down", 1234),
+        (1, "transport", "up", 7),
+    )
+]
 
 
 class Elements(HTMLParser):
@@ -173,7 +195,7 @@ def test_unfinished_and_old_runs_say_what_is_missing(tmp_path):
     unfinished = a_run(tmp_path / "unfinished", a_task(), (1,))
     (unfinished / RESULT_FILE).unlink()
     text = write_report(unfinished).read_text()
-    assert "the run is not finished" in text and "no measured newcomers yet" in text
+    assert "the run is not finished" in text and "A release of Deep Support Vectors: <strong>" in text
     old = a_run(tmp_path / "old", a_task(), frames=False)
     (old / "events.jsonl").write_text('{"event": "IterationDone", "of": "another version"}\n')
     [first, *_] = sorted((old / "releases").glob("*.dsv"))
@@ -188,7 +210,8 @@ def test_unfinished_and_old_runs_say_what_is_missing(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "settings.json").write_text("{}")
-    assert "has published no release yet" in write_report(bare).read_text()
+    text = write_report(bare).read_text()
+    assert "has published no release yet" in text and "published no Deep Support Vectors yet" in text
 
 
 def test_the_folder_of_a_deployment(tmp_path):
@@ -203,6 +226,13 @@ def test_the_folder_of_a_deployment(tmp_path):
     text = (folder / "report.html").read_text()
     assert "the run is not finished" in text and folder.name in text and "is not in the folder" not in text
     assert "dsv simulate" not in text, "devices are not to be had by a command"
+    assert "there is no ledger and no message" in text and 'id="bytes"' not in text
+    write_ledger(folder / "ledger.json", DEPLOYED)
+    save_checkpoint(folder / "run" / "teacher.safetensors", Checkpoint(build_model(SPEC, seed=0), SPEC, a_task()))
+    text = write_report(folder).read_text()
+    assert "The federation of 2 clients in 1 round moved 123 kB up and 2,468 B down." in text
+    assert "can run its architecture (convnet:8), are" in text and "A release of Deep Support Vectors" in text
+    assert "What crossed every party&#39;s sockets" in text and "transport (TLS" in text and "Hollow" not in text
     assert dsv("gallery", tmp_path / "runs").exit_code == 0
     gallery = (tmp_path / "runs" / "gallery.html").read_text()
     assert "1 run and 0 releases" in gallery and folder.name in gallery

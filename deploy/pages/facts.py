@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from deploy.result import ConfusionRow, Result, read_result
+from deploy.ledger import read_ledger
+from deploy.result import ConfusionRow, LedgerRow, Result, read_result
 from dsv import GIVEN_IMAGES, DsvError, SupportSet, class_sums
 from protos import artefact
 from protos.transport import RELEASE_SUFFIX
 from server.events import FILE_NAME as EVENTS_FILE
 from server.events import Event, Failed, IterationDone, Published, SynthesisDone, read_events, synthesis_curves
 from server.frames import Frame, read_frames
-from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER, is_run, run_folder_of
+from server.run_folder import RESULT_FILE, SETTINGS_FILE, STORE_FOLDER, TEACHER_FILE, is_run, run_folder_of
 
 _Kind = TypeVar("_Kind")
 LEFT_OUT = "is not shown: it was made of given pictures (dsv edit) and may still show them."
@@ -72,6 +73,8 @@ class RunFacts:
         releases: smallest first.
         events: in order.
         settings: every option that is known.
+        ledger: what moved; of a run that nobody measured, Flower's messages, of a deployment what crossed its sockets.
+        teacher_bytes: of the file of the teacher's weights; 0 where there is none.
         missing: what could not be read, or is not there, a sentence each.
     """
 
@@ -80,6 +83,8 @@ class RunFacts:
     releases: list[ReleaseFacts]
     events: list[Event]
     settings: dict[str, Any]
+    ledger: list[LedgerRow]
+    teacher_bytes: int
     missing: list[str]
 
     def of_kind(self, kind: type[_Kind]) -> list[_Kind]:
@@ -113,6 +118,7 @@ def collect_run(folder: Path) -> RunFacts:
     result = _result(run_dir, missing)
     events = _events(run_dir, missing)
     settings = result.settings if result else _settings(run_dir)
+    ledger = result.ledger if result else _ledger(folder, missing)
     releases = _releases(run_dir, {run_dir, folder}, events, missing)
     if releases and not any(release.frames for release in releases):
         missing.append("No frames of the synthesis were kept, so the page cannot show how the images grew.")
@@ -121,7 +127,9 @@ def collect_run(folder: Path) -> RunFacts:
     name = folder.resolve().name
     # pages are shared: no folders of this machine
     told = [_ABSOLUTE.sub(r"…/\1", sentence.replace(str(run_dir), name)) for sentence in missing]
-    return RunFacts(name, result, releases, events, settings, told)
+    teacher = run_dir / TEACHER_FILE
+    teacher_bytes = teacher.stat().st_size if teacher.is_file() else 0
+    return RunFacts(name, result, releases, events, settings, ledger, teacher_bytes, told)
 
 
 def read_release(path: Path) -> ReleaseFacts:
@@ -138,7 +146,10 @@ def read_release(path: Path) -> ReleaseFacts:
 def _result(run_dir: Path, missing: list[str]) -> Result | None:
     path = run_dir / RESULT_FILE
     if not path.is_file():
-        missing.append(f"There is no {RESULT_FILE}: the run is not finished, or it was no simulation.")
+        missing.append(
+            f"There is no {RESULT_FILE}: the run is not finished, or it was no simulation. In a deployment, those "
+            "alone who have images can test a newcomer: dsv bootstrap --data."
+        )
         return None
     try:
         return read_result(path)
@@ -159,6 +170,14 @@ def _events(run_dir: Path, missing: list[str]) -> list[Event]:
     failed = [event for event in events[over + 1 :] if isinstance(event, Failed)]  # before: it went on afterwards
     missing += [f"The run ended early: {event.reason}" for event in failed]
     return events
+
+
+def _ledger(folder: Path, missing: list[str]) -> list[LedgerRow]:
+    try:
+        return read_ledger(folder)
+    except (DsvError, OSError):
+        missing.append("What the run moved cannot be shown: there is no ledger and no message among its events.")
+        return []
 
 
 def _settings(run_dir: Path) -> dict[str, Any]:

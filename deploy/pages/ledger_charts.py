@@ -11,15 +11,16 @@ from typing import TypeVar
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from deploy.ledger import NOT_SENT, TRANSPORT
 from deploy.pages import words
 from deploy.pages.ink import INK, MUTED, SERIES, Chart, drawing
 from deploy.result import LedgerRow
 
-_NOT_SENT = "raw_images_instead"
 _PURPOSES = {
     "weights": "weights",
     "dsv_download": "DSV downloads",
-    _NOT_SENT: "raw images instead (not sent)",
+    TRANSPORT: "transport (TLS, HTTP, polling, the app)",
+    NOT_SENT: "raw images instead (not sent)",
 }
 _MOST_BARS = 24
 _Key = TypeVar("_Key", bound=Hashable)
@@ -48,6 +49,13 @@ def totals(ledger: list[LedgerRow]) -> list[Total]:
     ]
 
 
+def origin(ledger: list[LedgerRow]) -> str:
+    """A sentence on what was counted."""
+    if any(row.purpose == TRANSPORT for row in ledger):
+        return "What crossed every party's sockets, counted there; of it Flower's messages as weights and control."
+    return "Messages as they were serialised, not estimates."
+
+
 def in_words(purpose: str) -> str:
     """A purpose as a reader understands it."""
     return _PURPOSES.get(purpose, words.short(purpose.replace("_", " ")))
@@ -68,7 +76,7 @@ def _by_purpose(ledger: list[LedgerRow]) -> Chart | None:
     with drawing("by-purpose", width_in=4.4, height_in=1.1 + 0.32 * len(order)) as drawn:
         axes = drawn.axes()
         for place, (purpose, way) in enumerate(order):
-            amount, sent = sums[purpose, way], purpose != _NOT_SENT
+            amount, sent = sums[purpose, way], purpose != NOT_SENT
             colour = SERIES[0] if way == "down" else SERIES[1]
             axes.barh(place, amount, 0.62, color=colour if sent else "none", edgecolor=colour if sent else MUTED)
             axes.annotate(words.size(amount), (amount, place), (4, 0), textcoords="offset points", va="center")
@@ -79,11 +87,12 @@ def _by_purpose(ledger: list[LedgerRow]) -> Chart | None:
         axes.grid(visible=False, axis="y")
         _byte_axis(axes)
     told = ", ".join(f"{_way(*key)}: {words.size(sums[key])}" for key in reversed(order))
-    return Chart("Bytes in all, by purpose", drawn.svg, told, "Logarithmic. Hollow: what was not sent.")
+    hollow = " Hollow: what was not sent." if any(purpose == NOT_SENT for purpose, _ in sums) else ""
+    return Chart("Bytes in all, by purpose", drawn.svg, told, f"Logarithmic.{hollow}")
 
 
 def _way(purpose: str, way: str) -> str:
-    short = {"dsv_download": "DSVs", _NOT_SENT: "raw images"}.get(purpose, words.short(purpose.replace("_", " "), 16))
+    short = {"dsv_download": "DSVs", NOT_SENT: "raw images"}.get(purpose, words.short(purpose.replace("_", " "), 16))
     return f"{short} {'↑' if way == 'up' else '↓'}"
 
 
@@ -109,7 +118,7 @@ def _by_round(ledger: list[LedgerRow]) -> Chart | None:
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.grid(visible=False, axis="x")
         axes.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_size(abs(value))))
         axes.set_xlabel("round")
         axes.set_ylabel("↓ to clients      ↑ to the server")
@@ -124,7 +133,7 @@ def _by_round(ledger: list[LedgerRow]) -> Chart | None:
 
 
 def _by_party(ledger: list[LedgerRow]) -> Chart | None:
-    sent = [row for row in ledger if row.purpose != _NOT_SENT]
+    sent = [row for row in ledger if row.purpose != NOT_SENT]
     sums = _sums(sent, lambda row: f"client {row.client}" if isinstance(row.client, int) else row.client)
     if not sums:
         return None

@@ -14,10 +14,11 @@ from deploy.pages.facts import ReleaseFacts, RunFacts, collect_run
 from deploy.pages.headline import best_newcomer, headline, rival_in_words
 from deploy.pages.html import render, write_page
 from deploy.pages.ink import Chart
-from deploy.pages.ledger_charts import ledger_charts, totals
+from deploy.pages.ledger_charts import ledger_charts, origin, totals
 from deploy.pages.pictures import tile_px
 from deploy.pages.private_images import Beside, Selected, beside, read_selection
 from deploy.pages.provenance import provenance_of
+from deploy.pages.unmeasured import unmeasured
 from dsv import DsvError
 
 REPORT_FILE = "report.html"
@@ -92,7 +93,7 @@ def _charts(run: RunFacts) -> _Charts:
     return _Charts(
         accuracies=accuracies(result) if result else [],
         classes=_classes(run),
-        ledger=ledger_charts(result.ledger) if result else [],
+        ledger=ledger_charts(run.ledger),
         losses=losses(run),
         rounds=rounds(run),
     )
@@ -107,12 +108,14 @@ def _page(run: RunFacts, charts: _Charts, selected: Selected | None, room: float
         "report.js",
         run=run,
         headline=headline(result) if result else None,
+        unmeasured=unmeasured(run),
         newcomers=result.newcomers if result else [],
         rivals=[(rival_in_words(rival), rival) for rival in result.rivals] if result else [],
         releases=views[::-1],
         charts=charts,
         beside=_beside(run, selected, room),
-        totals=totals(result.ledger) if result else [],
+        totals=totals(run.ledger),
+        bytes_origin=origin(run.ledger),
         provenance=provenance_of(run),
     )
 

@@ -1,0 +1,57 @@
+"""The top of a report where no newcomer was measured, such as a deployment's: what was published, and the rival."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploy.ledger import NOT_SENT
+from deploy.pages import words
+from deploy.pages.facts import RunFacts
+from server.events import RoundEvaluated
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """What such a run can tell.
+
+    Args:
+        sizes: of its releases, in words; empty where there is none.
+        sentences: what the federation moved, how good its model is as far as its clients say, and what the weights
+            would take instead.
+    """
+
+    sizes: list[str]
+    sentences: list[str]
+
+
+def unmeasured(run: RunFacts) -> Unmeasured:
+    """The releases beside the rival of their bytes."""
+    told = [_moved(run), _accuracy(run), _rival(run)]
+    return Unmeasured([words.size(release.size_bytes) for release in run.releases], [text for text in told if text])
+
+
+def _moved(run: RunFacts) -> str:
+    rows = [row for row in run.ledger if row.purpose != NOT_SENT]
+    clients, rounds = {row.client for row in rows if isinstance(row.client, int)}, {row.round for row in rows} - {0}
+    if not clients:
+        return ""
+    up, down = (words.size(sum(row.bytes for row in rows if row.direction == way)) for way in ("up", "down"))
+    who = f"{words.plural(len(clients), 'client')} in {words.plural(len(rounds), 'round')}"
+    return f"The federation of {who} moved {up} up and {down} down."
+
+
+def _accuracy(run: RunFacts) -> str:
+    found = run.of_kind(RoundEvaluated)
+    if not found:
+        return ""
+    return f"On images that the clients keep from training its model has {words.share(found[-1].accuracy)}."
+
+
+def _rival(run: RunFacts) -> str:
+    if not run.releases or not run.teacher_bytes:
+        return ""
+    architecture = words.short(run.releases[-1].support_set.provenance.teacher_architecture)
+    return (
+        f"The teacher's weights, for a newcomer that can run its architecture ({architecture}), are "
+        f"{words.size(run.teacher_bytes)}."
+    )
