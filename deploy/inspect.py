@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.console import table_console
-from deploy.report import format_bytes
 from deploy.terminal import print_pictures
+from deploy.units import exact_bytes
 from dsv import DsvError, SupportSet, ranked
 from protos import artefact
 
@@ -30,7 +30,7 @@ def print_release(path: Path, *, pictures: bool | None = None) -> None:
     encoding = artefact.encoding_of(content)
     console.print(f"release {artefact.digest(content)}", soft_wrap=True)
     facts = {
-        "file": f"{path} ({format_bytes(len(content))})",
+        "file": f"{path} ({exact_bytes(len(content))})",
         "images": f"{len(support_set)} of {task.channels} x {task.image_size_px} x {task.image_size_px}, {encoding}",
         "labels": _labels_of(support_set),
         "normalisation": f"mean {task.mean}, std {task.std}",

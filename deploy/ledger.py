@@ -13,10 +13,10 @@ from rich.table import Table
 
 from deploy.console import table_console
 from deploy.meter import Count
-from deploy.report import format_bytes
 from deploy.result import LedgerRow, read_result
 from deploy.rows import as_row
 from deploy.tables import Row
+from deploy.units import exact_bytes
 from dsv import DsvError
 from protos.files import write_output
 from server.events import BytesMoved, Event, read_events
@@ -152,7 +152,7 @@ def _table(title: str, heading: str, rows: Sequence[LedgerRow], keys: Sequence[s
         own = [row for row, named in zip(rows, keys, strict=True) if named == key]
         up, down = (sum(row.bytes for row in own if row.direction == d) for d in ("up", "down"))
         rounds = len({row.round for row in own if row.round})
-        table.add_row(key, format_bytes(up), format_bytes(down), str(rounds) if rounds else "-")
+        table.add_row(key, exact_bytes(up), exact_bytes(down), str(rounds) if rounds else "-")
     return table
 
 

@@ -13,7 +13,7 @@ from client.server_link import BreakError, GoneError, Server
 from client.verification import state_folder
 from client.watch import new_releases
 from deploy.progress import display
-from deploy.report import format_bytes
+from deploy.units import exact_bytes
 from dsv import DsvError, ModelSpec, accuracy, checked_device, newcomer_training
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.files import check_output, write_output
@@ -58,7 +58,7 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         write_output(options.save_release, got.content, "release")
     test = open_split(options.data, options.data_root, "test", task) if options.data else None
     with display(quiet=options.quiet) as shown:
-        shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {format_bytes(got.bytes_down)}")
+        shown.say(f"downloaded {chosen.digest}: {len(got.support_set)} images, {exact_bytes(got.bytes_down)}")
         labels = options.labels or got.support_set.label_kinds[-1]
         targets = got.support_set.targets(labels)
         config = newcomer_training(options.newcomer_steps, targets)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from deploy.console import table_console
 from deploy.result import RIVALS, NewcomerRow, Result, RivalRow
+from deploy.units import exact_bytes
 
 
 def print_report(result: Result, run_dir: Path) -> None:
@@ -39,14 +40,7 @@ def print_report(result: Result, run_dir: Path) -> None:
 
 def _figures(row: NewcomerRow | RivalRow) -> tuple[str, str]:
     spread = "" if row.accuracy_std == 0 else f" ± {row.accuracy_std:.1%}"
-    return f"{row.accuracy_mean:.1%}{spread}", format_bytes(row.downloaded_bytes)
-
-
-def format_bytes(size_bytes: int) -> str:
-    """Bytes with a thousands separator up to 100 kB, then kB or MB (powers of ten)."""
-    if size_bytes < 100_000:
-        return f"{size_bytes:,} B"
-    return f"{size_bytes / 1e3:,.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:,.1f} MB"
+    return f"{row.accuracy_mean:.1%}{spread}", exact_bytes(row.downloaded_bytes)
 
 
 def _lines(result: Result) -> list[str]:
@@ -60,8 +54,8 @@ def _lines(result: Result) -> list[str]:
     clients = len({row.client for row in result.ledger if row.purpose == "weights"})
     seconds = result.seconds
     return [
-        f"federation: {clients} clients, {plural}: {format_bytes(up)} up, {format_bytes(down)} down "
-        f"as Flower's messages carry them; uploading the images themselves would take {format_bytes(raw)}",
+        f"federation: {clients} clients, {plural}: {exact_bytes(up)} up, {exact_bytes(down)} down "
+        f"as Flower's messages carry them; uploading the images themselves would take {exact_bytes(raw)}",
         f"seconds: federation {seconds.federation:.0f}, synthesis {seconds.synthesis:.0f}, "
         f"distribution {seconds.distribution:.1f}, newcomers and rivals {seconds.bootstrap:.0f}",
     ]

@@ -12,6 +12,7 @@ from rich.table import Table
 from deploy.links import LINKS
 from deploy.savings import NEWCOMERS, Kind, Way, best, cheapest
 from deploy.tables import Row
+from deploy.units import short_bytes, short_time
 
 _WIDE = 104
 NAMES = {
@@ -124,27 +125,6 @@ def _time_sheet(title: str, ways: Sequence[Way], *, newcomer: bool) -> Sheet:
 
 def _accuracy(way: Way) -> str:
     return f"{way.accuracy_mean:.1%}" + (f" ± {way.accuracy_std:.1%}" if way.accuracy_std else "")
-
-
-def short_bytes(size_bytes: float) -> str:
-    """Three digits or so: 74 B, 10.2 kB, 305 kB, 34.1 MB, 305 GB (powers of ten)."""
-    size, unit = float(size_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if size < 999.5:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-
-
-def short_time(seconds: float) -> str:
-    """0.03 s, 4.1 s, 5.2 min, 3.5 h, 12 days."""
-    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            value = seconds / divisor
-            return (
-                f"{value:.2f} {unit}" if value < 1 else f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-            )
-    return f"{seconds / 86_400:.0f} days" if seconds >= 864_000 else f"{seconds / 86_400:.1f} days"
 
 
 def savings_rows(ways: Sequence[Way], newcomers: Sequence[int] = NEWCOMERS) -> list[Row]:

@@ -17,7 +17,8 @@ from deploy.savings import (
     parameters_of_equal_size,
     sooner_below_bits_per_s,
 )
-from deploy.savings_report import NAMES, short_bytes
+from deploy.savings_report import NAMES
+from deploy.units import short_bytes
 
 _WEIGHTS = (Kind.WEIGHTS_FLOAT32, Kind.WEIGHTS_FLOAT16, Kind.WEIGHTS_INT8)
 

@@ -139,10 +139,10 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
 
 def test_the_headline_names_every_rival_and_where_dsvs_lose():
     found = headline(a_result(a_task(), (1, 4)))
-    assert found is not None and found.accuracy == "64.0 %" and found.size == "3,600 B"
+    assert found is not None and found.accuracy == "64.0 %" and found.size == "3.6 kB"
     assert found.lost_to == ["as many random real images"]
-    assert "25 times fewer bytes than the teacher's weights (98.0 % for 90 kB)" in found.savings
-    assert "41\N{NO-BREAK SPACE}% more bytes than as many random real images (80.0 % for 2,560 B)" in found.savings
+    assert "25 times fewer bytes than the teacher's weights (98.0 % for 90.0 kB)" in found.savings
+    assert "41\N{NO-BREAK SPACE}% more bytes than as many random real images (80.0 % for 2.6 kB)" in found.savings
     verdicts = {c.rival: c.verdict for c in found.comparisons}
     assert verdicts["the teacher's weights"] == "DSVs smaller, but less accurate"
     assert verdicts["as many random real images"] == "the rival better in both"
@@ -230,7 +230,7 @@ def test_the_folder_of_a_deployment(tmp_path):
     write_ledger(folder / "ledger.json", DEPLOYED)
     save_checkpoint(folder / "run" / "teacher.safetensors", Checkpoint(build_model(SPEC, seed=0), SPEC, a_task()))
     text = write_report(folder).read_text()
-    assert "The federation of 2 clients in 1 round moved 123 kB up and 2,468 B down." in text
+    assert "The federation of 2 clients in 1 round moved 123 kB up and 2.5 kB down." in text
     assert "can run its architecture (convnet:8), are" in text and "A release of Deep Support Vectors" in text
     assert "What crossed every party&#39;s sockets" in text and "transport (TLS" in text and "Hollow" not in text
     assert dsv("gallery", tmp_path / "runs").exit_code == 0

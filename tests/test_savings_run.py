@@ -26,8 +26,8 @@ from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, Tea
 from deploy.savings import Kind
 from deploy.savings_bench import one_shots_to_measure
 from deploy.savings_file import read_measured
-from deploy.savings_report import short_bytes, short_time
 from deploy.savings_words import short_rate
+from deploy.units import short_bytes, short_time
 from dsv import DsvError, accuracy, synthesize
 from protos import artefact
 from protos.checkpoint import save_checkpoint

@@ -12,6 +12,7 @@ from deploy.pages import words
 from deploy.pages.headline import best_newcomer
 from deploy.pages.ink import MUTED, SERIES, Chart, Drawing, drawing
 from deploy.result import NewcomerRow, Result, RivalRow
+from deploy.units import short_bytes, tick_bytes
 
 _SPREAD = "Bars: standard deviation over seeds. Points of one kind at one place: their kinds of labels."
 
@@ -63,13 +64,13 @@ def _per_byte(groups: Sequence[_Group]) -> Chart:
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.1)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_size(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_bytes(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("downloaded by a newcomer")
         _finish(drawn, axes)
     told = "; ".join(
         f"{group.label}: "
-        + ", ".join(f"{words.share(row.accuracy_mean)} for {words.size(row.downloaded_bytes)}" for row in group.rows)
+        + ", ".join(f"{words.share(row.accuracy_mean)} for {short_bytes(row.downloaded_bytes)}" for row in group.rows)
         for group in groups
     )
     return Chart("Accuracy for the bytes of a download", drawn.svg, f"{told}.", _SPREAD)

@@ -14,6 +14,7 @@ from deploy.pages.facts import LEFT_OUT, ReleaseFacts, RunFacts, collect_run, re
 from deploy.pages.headline import best_newcomer, newcomer_in_words
 from deploy.pages.provenance import options_of
 from deploy.result import Result
+from deploy.units import short_bytes
 from dsv import DsvError
 from protos.transport import RELEASE_SUFFIX
 from server.run_folder import RUN_NAME, is_run, run_folder_of
@@ -161,7 +162,7 @@ def _of_settings(settings: dict[str, Any]) -> dict[str, str]:
 def _of_result(run: RunFacts, result: Result) -> dict[str, str]:
     figures = {
         "teacher": f"{words.short(result.teacher.architecture)}, {words.share(result.teacher.accuracy)}",
-        "teacher's weights": words.size(result.teacher.weights_bytes),
+        "teacher's weights": short_bytes(result.teacher.weights_bytes),
         "synthesis took": f"{result.seconds.synthesis:,.0f} s",
     }
     moved = [row for row in result.ledger if row.purpose == "weights"]
@@ -169,7 +170,7 @@ def _of_result(run: RunFacts, result: Result) -> dict[str, str]:
         up, down = (sum(row.bytes for row in moved if row.direction == way) for way in ("up", "down"))
         clients = words.plural(len({row.client for row in moved}), "client")
         rounds = words.plural(max(row.round for row in moved), "round")
-        figures["federation"] = f"{clients}, {rounds}, {words.size(up)} up, {words.size(down)} down"
+        figures["federation"] = f"{clients}, {rounds}, {short_bytes(up)} up, {short_bytes(down)} down"
     best = best_newcomer(result)
     if best:
         real = [
@@ -178,11 +179,11 @@ def _of_result(run: RunFacts, result: Result) -> dict[str, str]:
             if rival.name.startswith("random_real") and rival.images_per_class == best.images_per_class
         ]
         figures["accuracy"] = words.share(best.accuracy_mean, best.accuracy_std)
-        figures["download"] = words.size(best.downloaded_bytes)
+        figures["download"] = short_bytes(best.downloaded_bytes)
         figures["newcomer"] = newcomer_in_words(best)
         if real:
             rival = max(real, key=lambda row: row.accuracy_mean)
             figures["as many random real images"] = (
-                f"{words.share(rival.accuracy_mean, rival.accuracy_std)}, {words.size(rival.downloaded_bytes)}"
+                f"{words.share(rival.accuracy_mean, rival.accuracy_std)}, {short_bytes(rival.downloaded_bytes)}"
             )
     return figures

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deploy.pages import words
 from deploy.result import RIVALS, NewcomerRow, Result, RivalRow
+from deploy.units import short_bytes
 
 _NO_GOAL = ("untrained", "noise_soft", "noise_view")
 """Rivals that nobody would take: they show that the images matter."""
@@ -78,7 +79,7 @@ def headline(result: Result) -> Headline | None:
     comparisons = [compare(row, rival) for rival in same]
     return Headline(
         accuracy=words.share(row.accuracy_mean),
-        size=words.size(row.downloaded_bytes),
+        size=short_bytes(row.downloaded_bytes),
         newcomer=newcomer_in_words(row),
         teacher=_teacher(result),
         savings=_savings(row, goals),
@@ -103,7 +104,7 @@ def compare(row: NewcomerRow, rival: RivalRow) -> Comparison:
         rival=rival_in_words(rival),
         labels=_labels(rival),
         accuracy=words.share(rival.accuracy_mean, rival.accuracy_std),
-        size=words.size(rival.downloaded_bytes) if rival.downloaded_bytes else "nothing",
+        size=short_bytes(rival.downloaded_bytes) if rival.downloaded_bytes else "nothing",
         points=f"{words.signed(100 * gain, 1)} points",
         saving=_saving(row.downloaded_bytes, rival.downloaded_bytes),
         verdict=_verdict(gain, level, fewer),
@@ -136,7 +137,7 @@ def _savings(row: NewcomerRow, goals: list[RivalRow]) -> str:
             best[name] = rival
     parts = [
         f"{_saving(row.downloaded_bytes, rival.downloaded_bytes)} bytes than {name} "
-        f"({words.share(rival.accuracy_mean)} for {words.size(rival.downloaded_bytes)})"
+        f"({words.share(rival.accuracy_mean)} for {short_bytes(rival.downloaded_bytes)})"
         for name, rival in sorted(best.items(), key=lambda found: -found[1].downloaded_bytes)
         if rival.downloaded_bytes
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from deploy.pages import words
+from deploy.units import short_bytes
 from dsv import DsvError
 from protos.files import write_output
 
@@ -36,7 +37,7 @@ def render(template: str, script: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["short"] = words.short
-    environment.globals.update(share=words.share, size=words.size, plural=words.plural)
+    environment.globals.update(share=words.share, size=short_bytes, plural=words.plural)
     code = _asset(script)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return environment.get_template(template).render(

@@ -15,6 +15,7 @@ from deploy.ledger import NOT_SENT, TRANSPORT
 from deploy.pages import words
 from deploy.pages.ink import INK, MUTED, SERIES, Chart, drawing
 from deploy.result import LedgerRow
+from deploy.units import short_bytes, tick_bytes
 
 _PURPOSES = {
     "weights": "weights",
@@ -44,7 +45,7 @@ def totals(ledger: list[LedgerRow]) -> list[Total]:
         counts[row.purpose] += 1
     order = sorted(by_purpose, key=lambda name: -sum(by_purpose[name]))
     return [
-        Total(in_words(name), words.size(by_purpose[name][0]), words.size(by_purpose[name][1]), f"{counts[name]:,}")
+        Total(in_words(name), short_bytes(by_purpose[name][0]), short_bytes(by_purpose[name][1]), f"{counts[name]:,}")
         for name in order
     ]
 
@@ -79,14 +80,14 @@ def _by_purpose(ledger: list[LedgerRow]) -> Chart | None:
             amount, sent = sums[purpose, way], purpose != NOT_SENT
             colour = SERIES[0] if way == "down" else SERIES[1]
             axes.barh(place, amount, 0.62, color=colour if sent else "none", edgecolor=colour if sent else MUTED)
-            axes.annotate(words.size(amount), (amount, place), (4, 0), textcoords="offset points", va="center")
+            axes.annotate(short_bytes(amount), (amount, place), (4, 0), textcoords="offset points", va="center")
         axes.set_xscale("log")
         axes.margins(x=0.3)
         axes.set_yticks(range(len(order)), [_way(purpose, way) for purpose, way in order])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(visible=False, axis="y")
         _byte_axis(axes)
-    told = ", ".join(f"{_way(*key)}: {words.size(sums[key])}" for key in reversed(order))
+    told = ", ".join(f"{_way(*key)}: {short_bytes(sums[key])}" for key in reversed(order))
     hollow = " Hollow: what was not sent." if any(purpose == NOT_SENT for purpose, _ in sums) else ""
     return Chart("Bytes in all, by purpose", drawn.svg, told, f"Logarithmic.{hollow}")
 
@@ -119,15 +120,15 @@ def _by_round(ledger: list[LedgerRow]) -> Chart | None:
         axes.grid(visible=False, axis="x")
         axes.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_size(abs(value))))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_bytes(abs(value))))
         axes.set_xlabel("round")
         axes.set_ylabel("↓ to clients      ↑ to the server")
         if len(purposes) > 1:
             drawn.figure.legend(loc="outside lower center", ncols=3, handlelength=1.2)
     up, down = (sum(both[way] for both in sums.values()) for way in (0, 1))
     told = (
-        f"{words.plural(len(numbers), 'round')}: {words.size(up)} up and {words.size(down)} down in all, "
-        f"{words.size(up / len(numbers))} and {words.size(down / len(numbers))} a round."
+        f"{words.plural(len(numbers), 'round')}: {short_bytes(up)} up and {short_bytes(down)} down in all, "
+        f"{short_bytes(up / len(numbers))} and {short_bytes(down / len(numbers))} a round."
     )
     return Chart("Bytes of every round", drawn.svg, told, told)
 
@@ -151,14 +152,14 @@ def _by_party(ledger: list[LedgerRow]) -> Chart | None:
         axes.grid(visible=False, axis="y")
         _byte_axis(axes)
         drawn.figure.legend(loc="outside upper right", ncols=2, handlelength=1.2)
-    told = "; ".join(f"{n}: {words.size(sums[n][0])} up, {words.size(sums[n][1])} down" for n in reversed(order))
+    told = "; ".join(f"{n}: {short_bytes(sums[n][0])} up, {short_bytes(sums[n][1])} down" for n in reversed(order))
     left = len(sums) - len(order)
     caption = f"Logarithmic.{f' The {left} smallest are left out.' if left else ''}"
     return Chart("Bytes of every party", drawn.svg, told, caption)
 
 
 def _byte_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_size(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_bytes(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from deploy.ledger import NOT_SENT
 from deploy.pages import words
 from deploy.pages.facts import RunFacts
+from deploy.units import short_bytes
 from server.events import RoundEvaluated
 
 
@@ -27,7 +28,7 @@ class Unmeasured:
 def unmeasured(run: RunFacts) -> Unmeasured:
     """The releases beside the rival of their bytes."""
     told = [_moved(run), _accuracy(run), _rival(run)]
-    return Unmeasured([words.size(release.size_bytes) for release in run.releases], [text for text in told if text])
+    return Unmeasured([short_bytes(release.size_bytes) for release in run.releases], [text for text in told if text])
 
 
 def _moved(run: RunFacts) -> str:
@@ -35,7 +36,7 @@ def _moved(run: RunFacts) -> str:
     clients, rounds = {row.client for row in rows if isinstance(row.client, int)}, {row.round for row in rows} - {0}
     if not clients:
         return ""
-    up, down = (words.size(sum(row.bytes for row in rows if row.direction == way)) for way in ("up", "down"))
+    up, down = (short_bytes(sum(row.bytes for row in rows if row.direction == way)) for way in ("up", "down"))
     who = f"{words.plural(len(clients), 'client')} in {words.plural(len(rounds), 'round')}"
     return f"The federation of {who} moved {up} up and {down} down."
 
@@ -53,5 +54,5 @@ def _rival(run: RunFacts) -> str:
     architecture = words.short(run.releases[-1].support_set.provenance.teacher_architecture)
     return (
         f"The teacher's weights, for a newcomer that can run its architecture ({architecture}), are "
-        f"{words.size(run.teacher_bytes)}."
+        f"{short_bytes(run.teacher_bytes)}."
     )

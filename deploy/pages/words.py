@@ -20,24 +20,9 @@ def signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
-def size(size_bytes: float) -> str:
-    """Bytes in the unit that people read: B to 10 kB, then kB, MB, GB (powers of ten)."""
-    if size_bytes < 10_000:
-        return f"{size_bytes:,.0f} B"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
-        if size_bytes < 1000 * scale:
-            return f"{size_bytes / scale:.3g} {unit}"
-    return f"{size_bytes / 1e9:,.3g} GB"
-
-
 def per_class(images: float) -> str:
     """How many images of a class, on average: ``10 per class``, ``1.7 per class``."""
     return f"{round(images, 1):g} per class"
-
-
-def axis_size(size_bytes: float) -> str:
-    """Bytes at a tick: 1000 as ``1 kB``."""
-    return f"{size_bytes / 1e3:g} kB" if 1000 <= size_bytes < 10_000 else size(size_bytes)
 
 
 def factor(value: float) -> str:

@@ -1,0 +1,36 @@
+"""Bytes and seconds as people read them: in terminals, tables and pages."""
+
+from __future__ import annotations
+
+
+def exact_bytes(size_bytes: int) -> str:
+    """With a thousands separator up to 100 kB, then kB or MB (powers of ten): where rows are compared to the byte."""
+    if size_bytes < 100_000:
+        return f"{size_bytes:,} B"
+    return f"{size_bytes / 1e3:,.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def short_bytes(size_bytes: float) -> str:
+    """Three digits or so: 74 B, 10.2 kB, 305 kB, 34.1 MB, 305 GB (powers of ten)."""
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
+def tick_bytes(size_bytes: float) -> str:
+    """Bytes at the tick of an axis: 1000 as ``1 kB``."""
+    return short_bytes(size_bytes).replace(".0 ", " ")
+
+
+def short_time(seconds: float) -> str:
+    """0.03 s, 4.1 s, 5.2 min, 3.5 h, 12 days."""
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / divisor
+            return (
+                f"{value:.2f} {unit}" if value < 1 else f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+            )
+    return f"{seconds / 86_400:.0f} days" if seconds >= 864_000 else f"{seconds / 86_400:.1f} days"
