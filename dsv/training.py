@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dsv.augmentation import Augmentation
 from dsv.device import device_of
 from dsv.errors import DsvError
+from dsv.lessons import Lesson, LessonLoss, images_lesson, views_lesson
 from dsv.optimisers import Adam, Sgd
 from dsv.parameters import start_training
-from dsv.pixels import from_uint8
 from dsv.task import Task
-from dsv.views import LabelledViews, Targets, Views
+from dsv.views import LabelledViews, Targets
 
 OPTIMISERS = ("sgd", "adam", "adamw")
 
@@ -34,7 +32,7 @@ class TrainingConfig:
         cosine: whether the rate falls to 0 along a cosine, or stays.
         weight_decay: L2 inside the gradient (SGD, Adam), or AdamW's decoupled decay.
         batch_size: images a step, taken from an endless row of shuffled passes over the data. A smaller set is a batch
-            of its own; one below ``SMALLEST_BATCH`` is in it several times, each time augmented anew.
+            of its own; one of less than 8 is in it several times, each time augmented anew.
         translate, crop: of ``Augmentation``; mirroring follows the task.
         mixup: alpha of the Beta distribution that pairs of images and labels are mixed with (Zhang et al.,
             arXiv:1710.09412); 0 turns it off.
@@ -82,6 +80,10 @@ class TrainingConfig:
         rises = (step + 1) / rising_steps if step + 1 < rising_steps else 1.0
         return self.learning_rate * falls * rises
 
+    def augmentation(self, task: Task) -> Augmentation:
+        """What is done to images that have one label each."""
+        return Augmentation(translate=self.translate, crop=self.crop, mirror=0.5 if task.mirror else 0.0)
+
     def suited_to(self, model: nn.Module, classes: int) -> TrainingConfig:
         """The same with the rate that suits the model's widest layer, see ``full_rate_fan_in``.
 
@@ -103,11 +105,6 @@ NEWCOMER_WARMUP = 0.05
 """Without it a deep network loses its way in its first steps; measured in docs/zero-shot.md."""
 NEWCOMER_FAN_IN = 9 * 128
 """Of the networks that the rates were found on: ConvNet-128, ResNet-18 of width 16; measured likewise."""
-
-SMALLEST_BATCH = 8
-"""Batch norm needs more than one value of a channel, and a mean that is worth something."""
-
-_VALUES_AT_ONCE = 1 << 17  # of views that are drawn together
 
 
 def newcomer_training(steps: int = 0, targets: Targets | None = None) -> TrainingConfig:
@@ -167,26 +164,54 @@ def train(
         DsvError: no images, no parameter that requires a gradient, views that are not of these images, or a loss that
             is not finite.
     """
-    if len(images) == 0:
-        raise DsvError("there are no images to train on")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise DsvError("no parameter of the model requires a gradient, so there is nothing to train")
-    config = config.suited_to(model, task.classes)
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     if isinstance(targets, LabelledViews):
-        loss_of: Callable[[Tensor, Tensor], Tensor] = targets.loss
-        batches = _view_batches(targets.of(images, task), task, config.batch_size, generator=generator, device=device)
+        lesson = views_lesson(images, targets, task, batch_size=config.batch_size, generator=generator, device=device)
     else:
-        loss_of = functional.cross_entropy
-        batches = _augmented_batches(images, targets, task, config, generator=generator, device=device)
+        lesson = images_lesson(
+            images,
+            targets,
+            task,
+            batch_size=config.batch_size,
+            augment=config.augmentation(task),
+            mixup=config.mixup,
+            generator=generator,
+            device=device,
+        )
+    return teach(model, [lesson], config.suited_to(model, task.classes), on_step=on_step)
+
+
+def teach(
+    model: nn.Module,
+    lessons: Sequence[Lesson],
+    config: TrainingConfig,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train ``model`` in place on a batch of every lesson at once, and leave it in eval mode.
+
+    Args:
+        model: (N, C, H, W) normalised float to (N, K) logits.
+        lessons: at least one; their losses are added up. All batches of a step go through the model together, so that
+            a batch norm sees one distribution.
+        config: read for the optimiser, the rates and the steps alone.
+        on_step: called with the number of steps done and the loss of the last one.
+
+    Returns:
+        The mean loss of the last tenth of the steps.
+
+    Raises:
+        DsvError: no parameter that requires a gradient, or a loss that is not finite.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise DsvError("no parameter of the model requires a gradient, so there is nothing to train")
     optimiser = _optimiser(model, config)
     start_training(model)
     losses: list[float] = []
-    for step, (batch, wanted) in zip(range(config.steps), batches, strict=False):
+    for step in range(config.steps):
         optimiser.learning_rate = config.rate_at(step)
         optimiser.zero_grad()
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.bfloat16):
-            loss = loss_of(model(batch), wanted)
+        loss = _loss_of(model, [(next(lesson.batches), lesson.loss) for lesson in lessons], config)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -199,42 +224,15 @@ def train(
     return sum(tail) / len(tail)
 
 
-def _augmented_batches(
-    images: Tensor,
-    targets: Tensor,
-    task: Task,
-    config: TrainingConfig,
-    *,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (B, C, H, W) normalised images and (B, K) probabilities: augmented, and mixed up where asked for."""
-    augment = Augmentation(translate=config.translate, crop=config.crop, mirror=0.5 if task.mirror else 0.0)
-    probabilities = functional.one_hot(targets, task.classes).float() if targets.ndim == 1 else targets.float()
-    for chosen in _shuffled(len(images), min(config.batch_size, max(len(images), SMALLEST_BATCH)), generator):
-        batch = augment(from_uint8(images[chosen], task, device=device, dtype=torch.float32), generator)
-        labels = probabilities[chosen].to(device)
-        yield _mixed(batch, labels, config.mixup, generator) if config.mixup > 0 else (batch, labels)
-
-
-def _view_batches(
-    views: Views, task: Task, size: int, *, generator: torch.Generator, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (B, C, H, W) normalised views and their (B,) numbers; several batches of small ones drawn at once."""
-    at_once = max(1, _VALUES_AT_ONCE // (size * math.prod(task.image_shape)))
-    for numbers in _shuffled(views.plan.count, at_once * size, generator):
-        drawn = views.draw(numbers).to(device)
-        yield from zip(torch.split(drawn, size), torch.split(numbers, size), strict=True)
-
-
-def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """``size`` indices at a time of an endless row of shuffled passes over ``count``."""
-    order = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(order) < size:
-            order = torch.cat([order, torch.randperm(count, generator=generator)])
-        chosen, order = order[:size], order[size:]
-        yield chosen
+def _loss_of(
+    model: nn.Module, drawn: Sequence[tuple[tuple[Tensor, Tensor], LessonLoss]], config: TrainingConfig
+) -> Tensor:
+    images = [batch for (batch, _), _ in drawn]
+    with torch.autocast(images[0].device.type, torch.bfloat16, enabled=config.bfloat16):
+        logits = model(images[0] if len(images) == 1 else torch.cat(images))
+        parts = torch.split(logits, [len(batch) for batch in images])
+        losses = [loss_of(part, wanted) for part, ((_, wanted), loss_of) in zip(parts, drawn, strict=True)]
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
 
 def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | Adam:
@@ -244,12 +242,3 @@ def _optimiser(model: nn.Module, config: TrainingConfig) -> Sgd | Adam:
         return Sgd(parameters, learning_rate=rate, weight_decay=decay)
     decoupled = config.optimiser == "adamw"
     return Adam(parameters, learning_rate=rate, weight_decay=decay, decoupled=decoupled, fused=True)
-
-
-def _mixed(batch: Tensor, labels: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup: each image and label blended with another one of the batch."""
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    share = torch.from_numpy(numpy.random.default_rng(seed).beta(alpha, alpha, len(batch))).to(batch)
-    partner = torch.randperm(len(batch), generator=generator).to(batch.device)
-    blended = share.view(-1, 1, 1, 1) * batch + (1 - share.view(-1, 1, 1, 1)) * batch[partner]
-    return blended, share.view(-1, 1) * labels + (1 - share.view(-1, 1)) * labels[partner]
