@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from client.class_folders import device_folder, existing_split, folders_in
+from client.class_folders import device_classes, device_folder, existing_split, folders_in
 from dsv import KNOWN_TASKS, DsvError, Task, picture_paths, read_picture
 from protos.settings import IMAGEFOLDER
 
@@ -89,8 +90,40 @@ def device_images(root: str, task: Task) -> ImageSplit:
             f"{folder / strange[0]} is not one of the federation's classes ({', '.join(task.class_names)[:200]}); "
             "rename or remove it"
         )
-    named = [(label, picture_paths(folder / name)) for label, name in enumerate(task.class_names) if name in found]
-    return _of_files([(label, path) for label, files in named for path in files], task)
+    return _of_files(list(_labelled_files(folder, task, empty=True)), task)
+
+
+def own_classes(root: Path, known: Task) -> tuple[ImageSplit, Task]:
+    """A device's images of classes that ``known`` does not have, and their task; those of known classes are left out.
+
+    Raises:
+        DsvError: as ``device_classes``, a class folder without an image, or fewer than two new classes.
+    """
+    folder = device_folder(root)
+    names = tuple(name for name in device_classes(root) if name not in known.class_names)
+    if len(names) < 2:
+        raise DsvError(
+            f"{folder} has {len(names)} class folders that are not among the release's classes "
+            f"({', '.join(known.class_names)[:200]}); put the images of two new classes or more there"
+        )
+    task = dataclasses.replace(known, class_names=names)
+    return _of_files(list(_labelled_files(folder, task, empty=False)), task), task
+
+
+def images_to_test_on(root: Path, task: Task) -> ImageSplit | None:
+    """The images of ``root``'s ``test/`` that are of the task's classes; None where there are none."""
+    folder = root / "test"
+    labelled = list(_labelled_files(folder, task, empty=True)) if folder.is_dir() else []
+    return _of_files(labelled, task) if labelled else None
+
+
+def _labelled_files(folder: Path, task: Task, *, empty: bool) -> Iterator[tuple[int, Path]]:
+    """Every picture with its class; raises DsvError for a class without one, unless it may be ``empty``."""
+    for label, name in enumerate(task.class_names):
+        files = picture_paths(folder / name) if (folder / name).is_dir() else []
+        if not (files or empty):
+            raise DsvError(f"class folder {folder / name} holds no image; add images or remove the class")
+        yield from ((label, path) for path in files)
 
 
 def broken_pictures(folder: Path) -> list[Path]:
@@ -175,13 +208,7 @@ def _image_folder(root: str, split: str, task: Task) -> ImageSplit:
     if found != set(task.class_names):
         missing, extra = sorted(set(task.class_names) - found), sorted(found - set(task.class_names))
         raise DsvError(f"{folder} must have one folder per class; missing: {missing[:5]}, not a class: {extra[:5]}")
-    labelled: list[tuple[int, Path]] = []
-    for label, name in enumerate(task.class_names):
-        files = picture_paths(folder / name)
-        if not files:
-            raise DsvError(f"class folder {folder / name} holds no image; add images or remove the class")
-        labelled += [(label, path) for path in files]
-    return _of_files(labelled, task)
+    return _of_files(list(_labelled_files(folder, task, empty=False)), task)
 
 
 def _of_files(labelled: list[tuple[int, Path]], task: Task) -> ImageSplit:

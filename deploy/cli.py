@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from deploy import cli_deploy, cli_distribution, cli_pages, cli_savings, cli_study, cli_wrap, evidence
+from deploy import cli_deploy, cli_distribution, cli_pages, cli_rehearse, cli_savings, cli_study, cli_wrap, evidence
 from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
@@ -50,7 +50,7 @@ class _Commands(click.Group):
 def cli() -> None:
     """Federated edge-to-server distillation with Deep Support Vectors.
 
-    Images stay on the devices; the server gets weights alone, synthesises a few images a class from them, and
+    Images stay on the devices; the server gets model weights, synthesises a few images a class from them, and
     newcomers of any architecture train from those.
     """
 
@@ -153,6 +153,7 @@ def export(release: Path, folder: Path) -> None:
 for _command in (cli_distribution.serve, cli_distribution.keys, cli_distribution.bootstrap, cli_distribution.watch):
     cli.add_command(_command)
 cli.add_command(cli_wrap.wrap)
+cli.add_command(cli_rehearse.rehearse)
 cli.add_command(evidence.select)
 cli.add_command(evidence.characterise)
 cli.add_command(cli_study.interpolate)

@@ -35,6 +35,7 @@ from dsv.parameters import chosen_parameters, start_training, train_only
 from dsv.picture import picture_paths, read_picture, write_picture
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
+from dsv.rehearsal import Expert, consolidate, joint_task
 from dsv.resume import Checkpointing
 from dsv.scale_invariance import scale_invariant_parameters, steered_by_cosine
 from dsv.selection import Selection, SelectionConfig, select
@@ -70,6 +71,7 @@ __all__ = [
     "Compute",
     "DsvError",
     "Ensemble",
+    "Expert",
     "Frames",
     "KktGradient",
     "KktTerms",
@@ -100,6 +102,7 @@ __all__ = [
     "class_accuracies",
     "class_sums",
     "confusion_counts",
+    "consolidate",
     "contact_sheet",
     "dead_leaves_start",
     "deepkkt_loss",
@@ -110,6 +113,7 @@ __all__ = [
     "from_uint8",
     "image_norm",
     "interpolate",
+    "joint_task",
     "kkt_gradient",
     "label_views",
     "lagrangian_gradient",

@@ -79,6 +79,7 @@ def test_an_extra_is_enough(extra, modules):
     [
         ("client", ["--help"], "Usage"),
         ("client", ["bootstrap", "--server", "localhost:1"], "localhost:1"),
+        ("client", ["rehearse", "--release", "nowhere", "--images", ".", "--save-model", "model"], "nowhere"),
         ("client", ["deploy", "supernode", "--keys", "nowhere", "--server", "localhost:1", "--data", "."], "nowhere"),
         ("server", ["serve", "--store", "nowhere"], "nowhere"),
         ("server", ["deploy", "superlink", "--certs", "nowhere"], "nowhere"),

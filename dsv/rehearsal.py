@@ -1,0 +1,164 @@
+"""Learning new classes beside old ones of which nobody has the images any more: rehearsal, from a DSV set.
+
+Of the old classes there is a DSV set, of the new ones there are images. Training on both with their labels teaches a
+model to tell synthetic pictures from real ones, and little of the classes (measured in docs/rehearsal.md; why: Smith et
+al., arXiv:2106.09701). So a model of each side answers for all pictures, and a third one learns both answers side by
+side: no label says of a picture that it is of no class of the other side.
+
+Source: deep model consolidation, Zhang et al., arXiv:1903.07864, with the two sides' own pictures in the place of
+public ones; without forgetting, Li and Hoiem, arXiv:1606.09282.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsv.device import device_of
+from dsv.errors import DsvError
+from dsv.lessons import Lesson, images_lesson, views_lesson
+from dsv.pixels import from_uint8
+from dsv.synthesis import check_fits
+from dsv.task import Task
+from dsv.training import TrainingConfig, teach
+from dsv.views import LabelledViews, centred
+
+_TEMPERATURE = 1.0  # deviations of an expert's logits
+_SCALED_ON = 1_000  # pictures
+_AT_ONCE = 250
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """A model, and pictures of the classes that it knows.
+
+    Args:
+        model: (B, C, S, S) normalised float32 to (B, k) logits; it is put in eval mode and, when it is asked, on the
+            device of the model that learns from it.
+        task: its k classes.
+        images: (N, C, S, S) uint8 of these classes: a DSV set's, or one's own.
+        views: of the images; None: they are augmented anew each time. Their labels are not read.
+
+    Raises:
+        DsvError: a model that does not fit the task, or no image.
+    """
+
+    model: nn.Module
+    task: Task
+    images: Tensor
+    views: LabelledViews | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise DsvError("an expert needs at least one image of what it knows")
+        check_fits(self.model.eval(), self.task)
+
+
+def joint_task(tasks: Sequence[Task]) -> Task:
+    """One task of all their classes, in their order; all else is the first one's.
+
+    Raises:
+        DsvError: a class of two of them, or images of different geometry or normalisation.
+    """
+    first, *others = tasks
+    names = first.class_names
+    for other in others:
+        if replace(other, class_names=first.class_names, mirror=first.mirror) != first:
+            raise DsvError("classes can be joined for images of one size, channels and normalisation alone")
+        if known := set(names) & set(other.class_names):
+            raise DsvError(f"class {min(known)!r} was given twice; leave it out on one side")
+        names += other.class_names
+    return replace(first, class_names=names)
+
+
+def consolidate(
+    model: nn.Module,
+    experts: Sequence[Expert],
+    config: TrainingConfig,
+    *,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train ``model`` in place towards what every expert answers for the pictures of all of them.
+
+    Args:
+        model: (B, C, S, S) normalised float32 to (B, K) logits for the classes of ``joint_task``, in its order.
+        experts: of different classes.
+        config: images that are no views are augmented as it says, but not mixed up.
+        seed: of the order of the pictures and the augmentation.
+        on_step: see ``teach``.
+
+    Returns:
+        The mean loss of the last tenth of the steps.
+
+    Raises:
+        DsvError: fewer than two experts, or one whose answers are not finite, or all the same; a model that does not
+            fit the joint task; else as ``joint_task``, ``views_lesson`` and ``teach``.
+    """
+    if len(experts) < 2:
+        raise DsvError(f"at least two experts are brought together, got {len(experts)}")
+    task, device = joint_task([expert.task for expert in experts]), device_of(model)
+    check_fits(model.eval(), task)
+    asked = [_answers_of(expert, experts, device) for expert in experts]
+
+    def answers(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([ask(batch) for ask in asked], dim=1)
+
+    generator = torch.Generator().manual_seed(seed)
+    lessons = [Lesson(_answered(_pictures(expert, config, generator, device), answers), _towards) for expert in experts]
+    return teach(model, lessons, config.suited_to(model, task.classes), on_step=on_step)
+
+
+def _pictures(expert: Expert, config: TrainingConfig, generator: torch.Generator, device: torch.device) -> Lesson:
+    task, size = expert.task, config.batch_size
+    if expert.views is not None:
+        return views_lesson(expert.images, expert.views, task, batch_size=size, generator=generator, device=device)
+    return images_lesson(
+        expert.images,
+        torch.zeros(len(expert.images), dtype=torch.int64),  # nobody asks
+        task,
+        batch_size=size,
+        augment=config.augmentation(task),
+        mixup=0.0,
+        generator=generator,
+        device=device,
+    )
+
+
+def _answered(lesson: Lesson, answers: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((batch, answers(batch)) for batch, _ in lesson.batches)
+
+
+def _towards(logits: Tensor, wanted: Tensor) -> Tensor:
+    return functional.cross_entropy(logits / _TEMPERATURE, torch.softmax(wanted / _TEMPERATURE, dim=1))
+
+
+def _answers_of(expert: Expert, experts: Sequence[Expert], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The expert's logits, in deviations of those for the others' pictures.
+
+    How large logits grow, training leaves to chance. Of pictures that it knows nothing of, a model's answers are of the
+    same kind whatever it was trained on; for its own they are surer where these are synthetic, and the others would
+    never be heard (measured in docs/rehearsal.md).
+    """
+    model = expert.model.to(device)
+    with torch.no_grad():
+        others = [_some_pictures(other) for other in experts if other is not expert]
+        found = [centred(model(part.to(device))) for other in others for part in torch.split(other, _AT_ONCE)]
+    scale = float(torch.cat(found).square().mean().sqrt())
+    if not (math.isfinite(scale) and scale > 0):
+        raise DsvError("an expert's answers are not finite, or all the same; train it first")
+    return lambda batch: centred(model(batch)) / scale
+
+
+def _some_pictures(expert: Expert) -> Tensor:
+    """(n, C, S, S) normalised float32, evenly spaced."""
+    if expert.views is not None:
+        views = expert.views.of(expert.images, expert.task)
+        return views.draw(torch.arange(0, views.plan.count, max(1, views.plan.count // _SCALED_ON)))
+    return from_uint8(expert.images[:: max(1, len(expert.images) // _SCALED_ON)], expert.task, dtype=torch.float32)
