@@ -127,6 +127,8 @@ def test_what_cannot_be_brought_together_is_refused():
     with pytest.raises(DsvError, match="classes"):
         Expert(student(), WARM, pictures(1))
     good = Expert(side(), COLD, pictures(2))
+    with pytest.raises(DsvError, match="at least two experts"):
+        consolidate(side(), [good], QUICK, seed=0)
     with pytest.raises(DsvError, match="not finite, or all the same"):
         consolidate(student(), [Expert(brightness(0.0), WARM, pictures(1)), good], QUICK, seed=0)
     with pytest.raises(DsvError, match="classes"):
