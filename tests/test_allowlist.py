@@ -156,3 +156,16 @@ def test_every_metric_is_there():
     """Flower ends the whole run where the metrics of one client are others than the rest's."""
     with pytest.raises(RefusedError, match="metric 'train-loss' is missing"):
         allowlist.check_reply(reply(metrics={"num-examples": 1}), LAYOUT)
+
+
+def test_every_record_is_of_its_kind():
+    """A record of another kind under a listed name would be read as something else, or by nobody."""
+    numbers = MetricRecord({"num-examples": 7, "train-loss": 0.5})
+    with pytest.raises(RefusedError, match="record 'metrics' is missing or not of type MetricRecord"):
+        allowlist.check_reply(RecordDict({"arrays": arrays(), "metrics": ConfigRecord(dict(numbers))}), LAYOUT)
+    with pytest.raises(RefusedError, match="record 'arrays' is missing or not of type ArrayRecord"):
+        allowlist.check_reply(RecordDict({"arrays": ConfigRecord({"a": b"pixels"}), "metrics": numbers}), LAYOUT)
+    with pytest.raises(RefusedError, match="record 'config' is missing or not of type ConfigRecord"):
+        allowlist.check_instruction(
+            RecordDict({"arrays": arrays(), "config": MetricRecord({"server-round": 1})}), LAYOUT
+        )

@@ -218,6 +218,30 @@ def test_images_kept_from_training_test_every_round(image_tree):
         evaluate_locally(model, replace(device, settings=SETTINGS))
 
 
+def test_images_kept_from_training_are_not_trained_on(image_tree, monkeypatch):
+    settings, seen = replace(SETTINGS, validation_share=0.25), {}
+    monkeypatch.setattr("client.local.train", lambda model, images, *rest, **named: seen.update(train=images) or 0.5)
+    monkeypatch.setattr("client.local.accuracy", lambda model, images, *rest: seen.update(kept=images) or 0.5)
+    device, model = Device(settings, data_root=str(image_tree)), starting_model(settings)
+    train_locally(model, device, round_number=1)
+    evaluate_locally(model, device)
+    split = device_images(str(image_tree), settings.task())
+    both = [image.numpy().tobytes() for image in (*seen["train"], *seen["kept"])]
+    assert sorted(both) == sorted(image.numpy().tobytes() for image in split.images())
+    assert len(seen["train"]) == 18 and len(seen["kept"]) == 6
+
+
+def test_a_device_looks_its_reply_over_before_it_leaves(image_tree, monkeypatch):
+    def refuse(reply: RecordDict, layout: object) -> None:
+        raise allowlist.RefusedError("array 'pixels' is not one of the model's")
+
+    monkeypatch.setattr(client.app.allowlist, "check_reply", refuse)
+    model = starting_model(SETTINGS)
+    sent = RecordDict({"arrays": as_record(exchanged_tensors(model, "*")), "config": ConfigRecord({"server-round": 1})})
+    with pytest.raises(allowlist.RefusedError, match="array 'pixels'"):
+        client.app._train(sent, Context(1, 1, {"data-root": str(image_tree)}, RecordDict(), SETTINGS.to_run_config()))
+
+
 def test_an_evaluation_may_tell_the_accuracy_alone():
     from flwr.app import ArrayRecord, MetricRecord
 
