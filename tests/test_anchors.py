@@ -80,6 +80,18 @@ def test_a_synthesis_from_client_models(teacher, task, clients, augmented):
     assert not torch.equal(first.images, synthesize(teacher.model, task, config, seed=1).images)
 
 
+def test_every_client_has_its_turn(teacher, task, clients):
+    anchors, asked = end_point_anchors(clients), []
+
+    def load(number):
+        asked.append(number)
+        return anchors.load(number)
+
+    config = dataclasses.replace(SHORT, iterations=12)
+    synthesize(teacher.model, task, config, seed=1, anchors=dataclasses.replace(anchors, load=load))
+    assert {asked[1:].count(number) > 0 for number in range(len(clients))} == {True}
+
+
 def test_parameters_that_the_cosine_cannot_see_are_left_out_of_client_models_too(teacher, task, clients):
     def first_terms(anchors):
         seen = []

@@ -1,6 +1,7 @@
 """Opening private images: every fault of a data root is one line that names the thing and the remedy."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,6 +145,35 @@ def test_a_torchvision_set_that_is_there(tmp_path):
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01" + count.to_bytes(4, "big") + labels)
     split = open_split("mnist", str(tmp_path), "train", KNOWN_TASKS["mnist"])
     assert split.images().shape == (6, 1, 28, 28) and split.labels.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "labels"),
+    [
+        ("cifar10", "CIFAR10", "targets"),
+        ("cifar100", "CIFAR100", "targets"),
+        ("mnist", "MNIST", "targets"),
+        ("fashionmnist", "FashionMNIST", "targets"),
+        ("svhn", "SVHN", "labels"),
+    ],
+)
+def test_torchvisions_sets_in_our_order_of_axes(data, name, labels, tmp_path, monkeypatch):
+    """The three layouts: CIFAR's rows, columns, channels; MNIST's without channels; SVHN's like ours."""
+    task = KNOWN_TASKS[data]
+    channels, height, width = task.image_shape
+    ours = torch.randint(256, (4, channels, height, width), dtype=torch.uint8)
+    theirs = ours if data == "svhn" else ours[:, 0] if channels == 1 else ours.permute(0, 2, 3, 1)
+    asked = []
+
+    def opened(root, *, download, train=None, split=None):
+        asked.append(split or {True: "train", False: "test"}[train])
+        return SimpleNamespace(data=theirs.numpy(), **{labels: [3, 1, 4, 1]})
+
+    monkeypatch.setattr(f"torchvision.datasets.{name}", opened)
+    for part in ("train", "test"):
+        split = open_split(data, str(tmp_path), part, task)
+        assert torch.equal(split.images(), ours) and split.labels.tolist() == [3, 1, 4, 1]
+    assert asked == ["train", "test"]
 
 
 LABELS = torch.arange(10).repeat(40)

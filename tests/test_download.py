@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc
@@ -15,7 +16,7 @@ import client.download
 from client.download import download
 from client.slowness import Patience
 from dsv import DsvError
-from protos import artefact, release_pb2
+from protos import artefact, release_pb2, release_pb2_grpc
 from protos.transport import RELEASE_SUFFIX
 from server.distribution import run_server
 from server.store import DirectoryStore, MemoryStore
@@ -54,6 +55,69 @@ def test_every_break_is_mended_from_where_it_was(content, digest, tmp_path):
     assert got.content == content
     assert servicer.offsets == list(range(0, len(content), 500))
     assert got.bytes_down < len(content) * 1.1, "nothing is fetched twice"
+
+
+def test_a_long_download_with_many_breaks_is_not_given_up_while_it_goes_on(content, digest):
+    """Longer in all than patience is for a single byte."""
+
+    def breaking(offset, context):
+        time.sleep(0.2)
+        yield content[offset : offset + len(content) // 8 + 1]
+        if offset + len(content) // 8 + 1 < len(content):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
+
+    began = time.monotonic()
+    with impostor(breaking) as (address, _):
+        got = download(address, digest, patience=replace(QUICK, give_up_after_s=0.8))
+    assert got.content == content and time.monotonic() - began > 0.8
+
+
+def test_a_call_that_no_guard_ends_has_a_deadline(content, digest, monkeypatch):
+    """It is reckoned from the release's size at the slowest rate."""
+    monkeypatch.setattr(client.download, "SlownessGuard", Unwatched)
+
+    def silent(offset, context):
+        while context.is_active():
+            time.sleep(0.05)
+        yield b""
+
+    patience = replace(QUICK, give_up_after_s=0.1, min_bytes_per_s=1e6)
+    began = time.monotonic()
+    with impostor(silent) as (address, _), pytest.raises(DsvError):
+        download(address, digest, size_bytes=len(content), patience=patience)
+    assert patience.deadline_s(len(content)) <= time.monotonic() - began < 5
+
+
+class Unwatched:
+    """A guard that sleeps."""
+
+    too_slow = False
+
+    def __init__(self, patience, cancel):
+        self.arrived = lambda size_bytes: None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63])
+def test_what_a_server_lists_under_no_digest_is_not_offered(name, digest):
+    class Listing(release_pb2_grpc.ReleaseServiceServicer):
+        def ListReleases(self, request, context):
+            listed = [release_pb2.Release(digest=d, size_bytes=1, images=2, class_names=["a"]) for d in (name, digest)]
+            return release_pb2.ListReleasesResponse(releases=listed)
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    release_pb2_grpc.add_ReleaseServiceServicer_to_server(Listing(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        assert [release.digest for release in client.download.list_releases(address)] == [digest]
+    finally:
+        server.stop(0).wait()
 
 
 def test_another_process_goes_on_where_the_first_was_ended(content, digest, tmp_path):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import random
+from fractions import Fraction
 
 import numpy
 import pytest
@@ -59,6 +61,42 @@ def test_levels_of_two_bits_by_hand():
     content = ImageEncoding("2-bit").encode(images)
     assert content == bytes([0b00_00_01_01, 0b10_10_11_11])
     assert ImageEncoding("2-bit").decode(content, (8, 1, 1, 1)).flatten().tolist() == [0, 0, 85, 85, 170, 170, 255, 255]
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_levels_are_the_nearest_and_come_back_rounded(bits):
+    """Against fractions, for every value that a pixel can have."""
+    top, encoding = 2**bits - 1, ImageEncoding(f"{bits}-bit")
+    values = torch.arange(256, dtype=torch.uint8)[:, None, None, None]
+    again = encoding.decode(encoding.encode(values), (256, 1, 1, 1)).flatten().tolist()
+    for value, decoded in enumerate(again):
+        level = min(range(top + 1), key=lambda level: abs(Fraction(255 * level, top) - value))
+        assert decoded == math.floor(Fraction(255 * level, top) + Fraction(1, 2))
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(256, "uint8"), (257, "uint16")])
+def test_a_label_takes_a_byte_as_long_as_every_class_has_one(classes, dtype, support_set):
+    task = dataclasses.replace(support_set.task, class_names=tuple(f"c{i}" for i in range(classes)))
+    labels = torch.full((20,), classes - 1)
+    soft = torch.zeros(20, classes).index_fill(1, torch.tensor([classes - 1]), 1.0)
+    content = artefact.encode(dataclasses.replace(support_set, labels=labels, soft_labels=soft, task=task), "png")
+    assert parts(content)[0]["labels"]["dtype"] == {"uint8": "U8", "uint16": "U16"}[dtype]
+    assert torch.equal(artefact.decode(content).labels, labels)
+    assert ImageEncoding("png").label_bytes(task, soft=False) == (1 if dtype == "uint8" else 2)
+
+
+@pytest.mark.parametrize("name", ["raw", "png"])
+def test_the_bytes_of_a_label_are_those_that_a_release_spends(name, support_set):
+    header, task = parts(artefact.encode(support_set, name))[0], support_set.task
+    for tensor, soft in (("labels", False), ("soft_labels", True)):
+        begin, end = header[tensor]["data_offsets"]
+        assert ImageEncoding(name).label_bytes(task, soft=soft) * len(support_set) == end - begin
+
+
+def test_a_multiplier_beyond_half_precision_is_the_largest_that_it_holds(support_set):
+    large = dataclasses.replace(support_set, multipliers=torch.full((20,), 1e6))
+    assert artefact.decode(artefact.encode(large, "png")).multipliers.tolist() == [65_504.0] * 20
+    assert artefact.decode(artefact.encode(large)).multipliers.tolist() == [1e6] * 20
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,8 @@ def test_a_digest_that_two_releases_begin_with(monkeypatch):
             1,
             "that makes no sense",
         ),
+        ({"images": 0, "classes": 2, "sequence": 1, "teacher_architecture": "x"}, 1, "that makes no sense"),
+        ({"images": 1, "classes": 0, "sequence": 1, "teacher_architecture": "x"}, 1, "that makes no sense"),
         ({"images": 1, "classes": 2, "sequence": 1, "teacher_architecture": "x"}, 1 << 40, "above the limit of"),
     ],
 )
@@ -128,6 +130,10 @@ def test_signed_metadata_of_another_software(custom, length, message):
         _release(f"{DIGEST}.dsv", TargetFile(length, {"sha256": DIGEST}, f"{DIGEST}.dsv", fields))
     with pytest.raises(TrustError, match="which is no release; update this software"):
         _release("readme.txt", TargetFile(1, {"sha256": DIGEST}, "readme.txt", {}))
+    good = {"images": 1, "classes": 2, "sequence": 1, "teacher_architecture": "x"}
+    for name in ("../up", DIGEST[:-1], DIGEST.upper()):
+        with pytest.raises(TrustError, match="which is no release; update this software"):
+            _release(f"{name}.dsv", TargetFile(1, {"sha256": name}, f"{name}.dsv", {"custom": good}))
 
 
 def test_a_federation_in_which_nobody_trains(tmp_path):

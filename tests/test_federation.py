@@ -52,6 +52,15 @@ def test_the_average_is_weighted_by_examples_and_keeps_dtypes():
     assert done == [RoundDone(1, 1, averaged=2, refused=0, train_loss=2.0)]
 
 
+def test_the_server_sends_the_model_that_was_agreed_on_and_nothing_else():
+    asked = []
+    strategy = GuardedFedAvg(initial(), rounds=1, on_event=asked.append, on_round=lambda *_: None)
+    other = ArrayRecord({"w": Array(numpy.zeros((2, 2), numpy.float32)), "pixels": Array(numpy.zeros(4, numpy.uint8))})
+    with pytest.raises(DsvError, match="'pixels' is not one of"):
+        strategy.start(InProcessGrid([says(content(1.0))] * 2), other, num_rounds=1)
+    assert not [event for event in asked if isinstance(event, BytesMoved)]
+
+
 def test_what_each_client_sent_is_kept_of_the_last_round_alone():
     kept = []
     good, bad = says(content(1.0, examples=7)), says(content(numpy.nan))

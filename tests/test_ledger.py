@@ -92,6 +92,14 @@ def test_what_a_late_reading_gave_to_the_round_before_is_taken_back():
     assert rows == {(1, "weights"): 1000, (1, "transport"): 100, (2, "weights"): 1000}
 
 
+def test_a_reading_keeps_what_its_own_round_needs():
+    """Both rounds lack bytes: what is not there is not moved from where it is missing as well."""
+    crossed = [Crossed(1, 0, 900, 0), Crossed(2, 0, 800, 0)]
+    messages = [LedgerRow(number, 0, "weights", "up", 1000) for number in (1, 2)]
+    rows = {(r.round, r.purpose): r.bytes for r in by_purpose(crossed, messages)}
+    assert rows == {(1, "weights"): 900, (2, "weights"): 800}
+
+
 def test_a_deployments_rounds_parties_and_purposes():
     class Meters:
         def __init__(self):
@@ -242,6 +250,18 @@ def test_a_run_that_nobody_measured_has_its_messages(tmp_path):
         log.write(event)
     assert read_ledger(tmp_path) == ROWS[:1]
     assert "client 0" in done("ledger", tmp_path)
+
+
+def test_a_measured_runs_ledger_is_its_results_and_what_was_not_sent_is_nobodys(tmp_path):
+    EventLog(tmp_path).write(BytesMoved(1, 0, "weights", "up", 999_999))
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(DsvError):
+        read_ledger(tmp_path)
+    rows = [LedgerRow(number, 0, "weights", "up", 30) for number in (0, 1, 2)]
+    write_ledger(tmp_path / "ledger.json", [*rows, LedgerRow(0, 0, "raw_images_instead", "up", 77_000)])
+    purposes, parties = done("ledger", tmp_path).split("Bytes moved by party")
+    assert "77,000 B" in purposes and "77,000 B" not in parties
+    assert parties.split()[-5:] == ["90", "B", "0", "B", "2"], "rounds are those with a number"
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,17 @@ from interruption import Interrupted, interrupt_at
 from dsv import (
     Checkpointing,
     DsvError,
+    Ranks,
+    Start,
     SynthesisConfig,
     synthesize,
 )
 from protos.checkpoint import save_checkpoint
 from protos.settings import RunSettings
 from server.events import IterationDone, Published
+from server.labeller import Labeller
 from server.store import DirectoryStore
-from server.synthesis_job import publish_releases
+from server.synthesis_job import _Job, publish_releases
 
 CONFIG = SynthesisConfig(images_per_class=2, iterations=12, coarse_stages=2)
 
@@ -70,6 +73,23 @@ def test_the_state_of_another_run_is_not_taken(teacher, task, tmp_path):
         on_iteration=lambda done, terms: seen.append(done),
     )
     assert seen[0] == 1
+
+
+def test_pictures_of_the_same_folder_that_were_changed_are_another_synthesis(teacher):
+    labeller = Labeller(teacher.model, teacher.task, "cpu")
+    job = _Job(teacher, RunSettings(), None, labeller, Ranks(), lambda told: None, None, None)
+    images = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    named = {job.name(1, start) for start in (None, Start("mine", images), Start("mine", images + 1))}
+    assert len(named) == 3 and job.name(1, Start("mine", images.clone())) in named
+
+
+def test_a_release_that_was_withdrawn_is_not_taken_for_finished(content, tmp_path):
+    store = DirectoryStore(tmp_path)
+    digest = store.publish(content)
+    store.mark_finished("one", digest)
+    assert store.finished("one") == digest
+    store.path(digest).unlink()
+    assert store.finished("one") is None
 
 
 def test_neither_is_that_of_the_same_model_under_another_task(teacher, task, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,40 @@ def test_the_cheapest_and_the_best_of_every_kind():
         (Kind.FEDAVG_DSV, 10_000),
     ]
     assert [w.accuracy_mean for w in best(ways)] == [0.98, 0.95, 0.6]
+
+
+def test_a_devices_part_is_its_share_and_all_its_exchanges():
+    federated = replace(way(up=8_000, down=16_000), client_exchanges=14)
+    assert (federated.client_up_bytes, federated.client_down_bytes) == (1_000, 2_000)
+    for link in LINKS:
+        moving_s = 8 * 1_000 / link.up_bits_per_s + 8 * 2_000 / link.down_bits_per_s
+        assert federated.client_s(link) == pytest.approx(moving_s + 14 * 5 * link.round_trip_s)
+
+
+def test_an_accuracy_that_is_just_reached_counts():
+    assert [w.accuracy_mean for w in cheapest([way(accuracy=0.9)], 0.9, 10)] == [0.9]
+
+
+def test_of_equal_bytes_the_better_and_of_equal_accuracies_the_smaller():
+    assert [w.accuracy_mean for w in cheapest([way(accuracy=0.7), way(accuracy=0.8)], 0.5, 10)] == [0.8]
+    small, large = way(up=10, new_down=5), way(up=10, new_down=50)
+    assert best([large, small]) == best([small, large]) == [small]
+    early, late = way(up=1, new_down=50), way(up=10, new_down=5)
+    assert best([late, early]) == [early]
+
+
+def test_the_number_of_newcomers_decides_what_is_cheapest():
+    federated, uploaded = way(up=1_000, new_down=1), way(up=10, new_down=100)
+    assert [cheapest([federated, uploaded], 0.5, n)[0].clients_up_bytes for n in (1, 1_000)] == [10, 1_000]
+
+
+def test_the_figures_of_the_standards():
+    """As the sources of deploy/links.py give them: one direction taken for the other is seen here."""
+    by_name = {link.name: link for link in LINKS}
+    assert by_name["LoRa-class"].up_bits_per_s == by_name["LoRa-class"].down_bits_per_s == pytest.approx(5470 * 0.01)
+    assert (by_name["NB-IoT"].up_bits_per_s, by_name["NB-IoT"].down_bits_per_s) == (62_000, 26_000)
+    assert (by_name["3G"].up_bits_per_s, by_name["3G"].down_bits_per_s) == (400_000, 3_000_000)
+    assert (by_name["4G"].up_bits_per_s, by_name["4G"].down_bits_per_s) == (10_000_000, 20_000_000)
 
 
 def test_every_link_has_a_source_and_sane_figures():

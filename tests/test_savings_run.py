@@ -27,7 +27,7 @@ from deploy.savings import Kind
 from deploy.savings_bench import one_shots_to_measure
 from deploy.savings_file import read_measured
 from deploy.savings_words import short_rate
-from deploy.units import short_bytes, short_time
+from deploy.units import exact_bytes, short_bytes, short_time
 from dsv import DsvError, accuracy, synthesize
 from protos import artefact
 from protos.checkpoint import save_checkpoint
@@ -279,6 +279,13 @@ def test_figures_for_people():
         "3.5 h",
         "15 days",
         "2.9 days",
+    ]
+    assert [exact_bytes(n) for n in (999, 99_999, 100_000, 9_999_499, 10_000_000)] == [
+        "999 B",
+        "99,999 B",
+        "100 kB",
+        "9,999 kB",
+        "10.0 MB",
     ]
     assert [short_rate(r) for r in (54.7, 590_000, 1_200_000)] == ["54.7 bit/s", "590 kbit/s", "1.2 Mbit/s"]
 

@@ -191,6 +191,22 @@ class TestLimits:
                 except grpc.RpcError:
                     assert time.monotonic() < deadline
 
+    def test_a_peer_whose_calls_run_is_not_forgotten_for_others(self, store, tmp_path, monkeypatch):
+        monkeypatch.setattr("server.guard._PEERS_REMEMBERED", 1)
+        names = ("first", "second")
+        tokens = {name: ((AUTHORIZATION, BEARER + Tokens.add(tmp_path / "tokens", name)),) for name in names}
+        options = ServeOptions(tokens=TokenFile(tmp_path / "tokens"), limits=Limits(concurrent_calls=1))
+        with run_server(store, options=options) as address, plain(address) as channel:
+            stub = stub_of(channel)
+            watching = stub.WatchReleases(release_pb2.WatchReleasesRequest(), metadata=tokens["first"])
+            next(watching)
+            stub.ListReleases(release_pb2.ListReleasesRequest(), metadata=tokens["second"], timeout=10)
+            again = lambda: stub.ListReleases(  # noqa: E731
+                release_pb2.ListReleasesRequest(), metadata=tokens["first"], timeout=10
+            )
+            assert refusal(again) is grpc.StatusCode.RESOURCE_EXHAUSTED, "it has a call running"
+            watching.cancel()
+
     def test_a_release_above_the_limit_is_not_served(self, store, content):
         limits = Limits(max_release_bytes=len(content) - 1)
         with run_server(store, options=ServeOptions(limits=limits)) as address:

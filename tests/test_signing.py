@@ -57,6 +57,30 @@ def test_what_ends_and_cannot_be_signed_anew_is_told(federation, role, days):
     assert later.overdue() == [role], "the others are fresh"
 
 
+@pytest.mark.parametrize(
+    ("days", "renewed"),
+    [
+        (1, set()),
+        (2, {"timestamp"}),
+        (4, {"snapshot", "timestamp"}),
+        (44, {"snapshot", "timestamp"}),
+        (46, {"targets", "snapshot", "timestamp"}),
+    ],
+)
+def test_what_has_half_of_its_time_behind_it_is_signed_anew(federation, days, renewed):
+    def versions():
+        found = {}
+        for role in ("targets", "snapshot", "timestamp"):
+            copies = federation.metadata.glob(f"*{role}.json")
+            found[role] = max(Metadata.from_file(str(path)).signed.version for path in copies)
+        return found
+
+    before = versions()
+    later = dataclasses.replace(federation.publication, now=lambda: datetime.now(UTC) + timedelta(days=days))
+    later.update([])
+    assert {role for role, version in versions().items() if version > before[role]} == renewed
+
+
 @pytest.mark.parametrize("role", ["snapshot", "timestamp"])
 def test_a_server_does_not_start_without_the_keys_that_keep_metadata_fresh(federation, role):
     take_away(federation, role)

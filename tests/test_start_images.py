@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dsv import KNOWN_TASKS, Task, write_picture
+from dsv import KNOWN_TASKS, Compute, Ranks, Start, SynthesisConfig, Task, write_picture
+from dsv.pixel_optimiser import PixelOptimiser
 from server.start_images import starts_of
 
 
@@ -36,6 +37,16 @@ def few_pictures(monkeypatch):
 def test_the_choices(choice, image_size_px, name):
     starts = starts_of(choice, of_size(image_size_px), (2, 1), seed=0, label=by_brightness)
     assert [start and start.name for start in starts.values()] == [name, name]
+
+
+def test_a_coarse_start_is_the_mean_of_its_pixels(teacher, task):
+    """A chequerboard seen from afar is grey."""
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 255
+    config = SynthesisConfig(images_per_class=1, coarse_stages=2)
+    run = PixelOptimiser(teacher.model, task, config, torch.arange(10), compute=Compute(), ranks=Ranks())
+    run.begin(0, Start("board", board.to(torch.uint8).expand(10, 1, 8, 8)))
+    pixels = run._pixels.detach()
+    assert pixels.shape == (10, 1, 4, 4) and torch.allclose(pixels, torch.full_like(pixels, 0.5))
 
 
 @pytest.mark.parametrize("name", ["noise", "dead-leaves", "auto", "given images", "pictures"])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dsv import KNOWN_TASKS, DsvError, ModelSpec, TrainingConfig, build_model, newcomer_training, train
+from dsv.lessons import _mixed
 from dsv.optimisers import Adam, Sgd
 
 DIGITS = KNOWN_TASKS["digits"]
@@ -41,6 +42,14 @@ def _pair(name, first, second, weight_decay):
     ours = Adam(first, learning_rate=0.1, weight_decay=weight_decay, decoupled=decoupled, fused=fused)
     reference = torch.optim.AdamW if decoupled else torch.optim.Adam
     return ours, reference(second, lr=0.1, weight_decay=weight_decay, fused=fused)
+
+
+def test_mixup_blends_a_label_as_it_blends_its_image():
+    """Images that are their own labels say so afterwards too."""
+    labels = torch.eye(6)
+    images, blended = _mixed(labels[:, :, None, None], labels, 0.4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(images[:, :, 0, 0], blended)
+    assert not torch.equal(blended, labels) and torch.allclose(blended.sum(dim=1), torch.ones(6))
 
 
 def test_the_rate_rises_evenly_and_falls_along_a_cosine():
