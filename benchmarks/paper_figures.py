@@ -73,7 +73,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, out: Path) -> None:
     def ablation(name: str, change: dict[str, Any]) -> dict[str, Any]:
         config = dataclasses.replace(bench.synthesis(1), **change)
         found = synthesize(teacher.model, TASK, config, seed=seed, compute=bench.compute)
-        write_picture(picture_path(out, f"figure-5-{name}", seed), sheet([found.images]))
+        write_picture(picture_path(out, f"figure-5-{name}", seed), sheet([found.images], headings=TASK.class_names))
         confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
         return {
             "confidence": round(float(confidence), 4),
@@ -85,7 +85,7 @@ def figure_cells(bench: Bench, cells: Cells, seed: int, out: Path) -> None:
         made = synthesize(teacher.model, TASK, config, seed=seed, compute=bench.compute)
         chosen = bench.images.train[bench.selection(teacher, seed).coreset(1)]
         path = picture_path(out, "figure-7", seed)
-        write_picture(path, sheet([made.images, chosen]))
+        write_picture(path, sheet([made.images, chosen], names=("synthesised", "selected"), headings=TASK.class_names))
         return path.name
 
     cells.fill(f"figure 2a, entropy over the run/{seed}", entropy)
@@ -121,7 +121,8 @@ def transfer_cell(bench: Bench, cells: Cells, seed: int, root: str, out: Path) -
         train(model, train_images, splits[0].labels[:10_000], task, training, seed=seed)
         config = dataclasses.replace(bench.synthesis(1), stationary_parameters="classifier.*")
         found = synthesize(model, task, config, seed=seed, compute=bench.compute)
-        write_picture(picture_path(out, "figure-4-last-layer", seed), sheet([found.images]))
+        path = picture_path(out, "figure-4-last-layer", seed)
+        write_picture(path, sheet([found.images], headings=task.class_names))
         confidence = found.soft_labels[torch.arange(len(found)), found.labels].mean()
         reached = accuracy(model, colour(splits[1].load(range(2_000))), splits[1].labels[:2_000], task)
         return {"accuracy after transfer": round(reached, 4), "confidence": round(float(confidence), 4)}

@@ -77,7 +77,8 @@ def run_interpolation(
     names = [f"{i:04d}_weight-{deltas[i // count]:g}" for i in range(len(found))]
     _write_images(out, names, found.images)
     # one row for every noise: along it only the label changes
-    write_picture(out / STRIP, sheet([found.images[i::count] for i in range(count)]))
+    headings = [f"{delta:g}" for delta in deltas]
+    write_picture(out / STRIP, sheet([found.images[i::count] for i in range(count)], headings=headings))
     table = Table("weight", *(escape(f"P({task.class_names[k]})") for k in (first, second)), "most probable")
     for delta, seen in zip(deltas, torch.split(found.soft_labels, count), strict=True):
         mean = seen.mean(0)
@@ -123,7 +124,7 @@ def run_edit(
     )
     artefact.save(found, out / "edit.dsv")
     _write_images(out, [f"{i:04d}_{path.stem}" for i, path in enumerate(paths)], found.images)
-    write_picture(out / STRIP, sheet([before, found.images]))
+    write_picture(out / STRIP, sheet([before, found.images], names=("before", "after")))
     wanted = escape(f"P({task.class_names[label]}) before")
     table = Table("picture", "class before", "P(it) before", "after", wanted, "after")
     for path, old, new in zip(paths, seen, found.soft_labels, strict=True):
@@ -165,7 +166,7 @@ def run_mix(
     model = compute.place(checkpoint.model)
     seen = mix(model, task, vectors=vectors, images=pictures, shares=parts)
     blends = torch.stack([to_uint8(blend(vectors, pictures, share)) for share in parts], dim=1)
-    write_picture(out / STRIP, sheet(list(blends)))
+    write_picture(out / STRIP, sheet(list(blends), headings=[f"{part:g}" for part in parts]))
     label = int(support_set.labels[chosen])
     unmixed = predict(model, pictures, task).argmax(dim=1)
     own = seen[:, torch.arange(len(paths)), unmixed].mean(dim=1)

@@ -59,8 +59,13 @@ def ranked(support_set: SupportSet) -> Iterator[tuple[int, Tensor]]:
 
 
 def contact_sheet(support_set: SupportSet) -> Tensor:
-    """(C, H, W) uint8: a row for every class that has images, largest multiplier first."""
-    return sheet([support_set.images[order] for _, order in ranked(support_set)])
+    """(C, H, W) uint8: a row for every class that has images, with its name, largest multiplier first."""
+    return _sheet_of(support_set, list(ranked(support_set)))
+
+
+def _sheet_of(support_set: SupportSet, rows: list[tuple[int, Tensor]]) -> Tensor:
+    names = [support_set.task.class_names[label] for label, _ in rows]
+    return sheet([support_set.images[order] for _, order in rows], names=names)
 
 
 def picture_of(support_set: SupportSet, per_class: int) -> Picture:
@@ -79,7 +84,7 @@ def picture_of(support_set: SupportSet, per_class: int) -> Picture:
     left_out = f" (shown: {shown}, of {len(rows)} classes)" if shown < len(support_set) else ""
     caption = f"{len(support_set)} Deep Support Vectors of {classes} classes{left_out}; λ is each one's multiplier"
     table = f"<table>{''.join(lines)}</table><p>{caption}</p>"
-    return Picture(sheet([support_set.images[order] for _, order in rows]), table, caption)
+    return Picture(_sheet_of(support_set, rows), table, caption)
 
 
 def _cell(support_set: SupportSet, index: int, scale: int) -> str:

@@ -95,7 +95,8 @@ def test_synthesize_then_inspect_then_export(teacher, tmp_path):
     out = dsv("export", paths[1], tmp_path / "pictures")
     assert "20 images" in out.output
     assert len(list((tmp_path / "pictures" / "images" / "0003_3").glob("*.png"))) == 2
-    assert Image.open(tmp_path / "pictures" / "contact-sheet.png").size == (2 * 66 + 2, 10 * 66 + 2)
+    width, height = Image.open(tmp_path / "pictures" / "contact-sheet.png").size
+    assert height == 10 * 66 + 2 and 2 * 66 + 2 < width < 3 * 66, "names before the rows"
     refused("is not an empty folder", "export", paths[1], tmp_path / "pictures")
 
 
@@ -183,8 +184,9 @@ def test_a_contact_sheet_shows_the_largest_multiplier_first(support_set):
     sheet = contact_sheet(support_set)
     own = torch.nonzero(support_set.labels == 0).flatten()
     first = own[support_set.multipliers[own].argmax()]
-    corner = sheet[:, 2:66:8, 2:66:8]
-    assert torch.equal(corner, support_set.images[first])
+    left = sheet.shape[2] - 2 * 66  # behind the names
+    assert torch.equal(sheet[:, 2:66:8, left : left + 64 : 8], support_set.images[first])
+    assert (sheet[:, 2:66, :left] < 128).any(), "the class is written before its row"
 
 
 @pytest.mark.parametrize("length", [10, -1])

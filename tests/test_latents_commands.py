@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from command_line import done, dsv, refused
+from PIL import Image
 
 from deploy.arguments import class_index, class_indices
 from deploy.cli import cli
 from deploy.picture_folder import new_folder, state_in
-from dsv import DsvError, read_picture, sheet, write_picture
+from dsv import DsvError, sheet, write_picture
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 
@@ -35,6 +38,22 @@ def test_a_sheet_puts_every_image_where_it_belongs():
     assert drawn.shape == (3, 2 * 82 + 2, 2 * 82 + 2)
     assert (drawn[:, 2:82, 2:82] == 10).all() and (drawn[:, 2:82, 84:164] == 255).all()
     assert (drawn[:, 84:164, 84:164] == 20).all()
+
+
+def test_captions_leave_the_images_as_they_are():
+    rows = [torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8) for _ in range(2)]
+    plain, named = sheet(rows), sheet(rows, names=("before", "nach\u00e4her"), headings=("0", "far too long a heading"))
+    head, margin = named.shape[1] - plain.shape[1], named.shape[2] - plain.shape[2]
+    assert 10 < head < 30 and 40 < margin < 100
+    assert torch.equal(named[:, head + 2 :, margin + 2 :], plain[:, 2:, 2:])
+    assert (named[:, :head] < 128).any() and (named[:, 84:164, :margin] < 128).any()
+    assert sheet(rows, names=("", "")).shape[1] == plain.shape[1]
+
+
+def test_without_pillow_images_have_no_captions(monkeypatch):
+    rows = [torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8)]
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert torch.equal(sheet(rows, names=("before",), headings=("0", "1")), sheet(rows))
 
 
 def test_folders_to_write_into(tmp_path):
@@ -69,8 +88,9 @@ def test_dsv_interpolate(files, task, tmp_path):
     assert release.labels.tolist() == [3, 3, 8, 8] and release.provenance.teacher_architecture == "convnet:16"
     names = [path.name for path in sorted((tmp_path / "out" / "images").iterdir())]
     assert names == ["0000_weight-0.png", "0001_weight-0.png", "0002_weight-1.png", "0003_weight-1.png"]
-    strip = read_picture(tmp_path / "out" / "strip.png", replace(task, image_size_px=134))
-    assert torch.equal(strip[:, 2:66:8, 68:132:8], release.images[2])
+    strip = torch.from_numpy(numpy.array(Image.open(tmp_path / "out" / "strip.png")))[None]
+    top = strip.shape[1] - 2 * 66  # below the weights
+    assert torch.equal(strip[:, top : top + 64 : 8, 68:132:8], release.images[2])
 
 
 def test_dsv_edit(files, task, tmp_path):

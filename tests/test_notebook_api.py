@@ -34,7 +34,7 @@ def test_png_files_are_right(shape):
 def test_show_is_a_picture_with_names_and_multipliers(support_set):
     picture = support_set.show()
     drawn = Image.open(io.BytesIO(picture._repr_png_()))
-    assert drawn.size == (2 * 66 + 2, 10 * 66 + 2)
+    assert drawn.width > 2 * 66 + 2 and drawn.height == 10 * 66 + 2
     table = picture._repr_html_()
     assert table.count("<img") == 20 and table.count("<th") == 10
     first = support_set.multipliers[support_set.labels == 0].max()
@@ -48,7 +48,8 @@ def test_show_of_a_few(support_set, tmp_path):
     picture = support_set.show(per_class=1)
     assert "(shown: 10, of 10 classes)" in repr(picture)
     picture.save(tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").size == (68, 10 * 66 + 2)
+    width, height = Image.open(tmp_path / "a.png").size
+    assert 68 < width < 2 * 66 and height == 10 * 66 + 2
     with pytest.raises(dsv.DsvError, match="at least one image"):
         support_set.show(per_class=0)
 
