@@ -25,3 +25,10 @@ def test_links_lead_somewhere(document):
         if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
             broken.append(link)
     assert not broken
+
+
+def test_the_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for folder, section in re.findall(r"^### `(\w+)/`(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL):
+        named = re.findall(r"`([\w/]+(?:\.\w+|/))`", section)
+        assert len(named) > 5 and [name for name in named if not (ROOT / folder / name).exists()] == []
