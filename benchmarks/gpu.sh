@@ -3,7 +3,7 @@
 #   sh benchmarks/gpu.sh DATA RESNET50.safetensors OUT [PART ...]
 # DATA: a folder with cifar10/ and imagenet-sample/ as ImageFolder trees, and Fashion-MNIST. RESNET50: torchvision's
 # weights. OUT: what is made, but for the rows, which go to docs/results/. PART: of tests, synthesis, imagenet,
-# zero_shot, paper; all of them when left out. Each goes on where it was cut off. PYTHON=python3 where there is no
+# zero_shot, rehearsal, paper; all of them when left out. Each goes on where it was cut off. PYTHON=python3 where there is no
 # .venv; Flower is not needed. Has been run in miniature on the tests' second device, and not yet on a card.
 set -eu
 data=$1 resnet50=$2 out=$3
@@ -12,7 +12,7 @@ python() { "${PYTHON:-.venv/bin/python}" "$@"; }
 
 tests() { # those that take every device that is there
   python -m pytest tests/test_kkt_gradient.py tests/test_distance_gradient.py tests/test_layers.py tests/test_synthesis.py \
-    tests/test_selection.py tests/test_views.py
+    tests/test_selection.py tests/test_views.py tests/test_consolidation.py
 }
 
 synthesis() { # seconds and memory beside the plain loop, the share of the card's matrix throughput, tf32's error; in
@@ -34,15 +34,20 @@ zero_shot() { # students of the field's width, ResNet-18 among them, from ten an
     --students convnet:128,resnet18:64:batch --methods "DSV, from dead leaves;random real"
 }
 
+rehearsal() { # new classes beside old ones, at the field's width
+  python -m benchmarks.rehearsal --data cifar10 --data-root "$data/cifar10" --teacher convnet:128 --device cuda \
+    --students convnet:128,resnet18:64 --cache "$out/rehearsal"
+}
+
 paper() { # three teachers at the paper's length; variations and recipes, further rows of the script, are left out
   python -m benchmarks.paper --data-root "$data/cifar10" --other "$data/imagenet-sample" --fashion-root "$data" \
     --cache "$out/paper" --out docs/results/paper-gpu.json --device cuda --compiled \
     --rows "teacher*;table*;ours*;figure*"
 }
 
-for part in ${*:-tests synthesis imagenet zero_shot paper}; do
+for part in ${*:-tests synthesis imagenet zero_shot rehearsal paper}; do
   case $part in
-    tests | synthesis | imagenet | zero_shot | paper) "$part" ;;
-    *) echo "unknown part $part; choose of: tests, synthesis, imagenet, zero_shot, paper" >&2 && exit 2 ;;
+    tests | synthesis | imagenet | zero_shot | rehearsal | paper) "$part" ;;
+    *) echo "unknown part $part; choose of: tests, synthesis, imagenet, zero_shot, rehearsal, paper" >&2 && exit 2 ;;
   esac
 done

@@ -84,6 +84,7 @@ def read(path: Path) -> list[Row]:
 @click.option("--data-root", default="", help="Folder of the data set.")
 @click.option("--teacher", default="convnet:64", show_default=True, help="Architecture of the teacher.")
 @click.option("--students", default="", help="Architectures; the teacher's own when empty.")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--per-class", default=10, show_default=True)
 @click.option("--steps", default=0, show_default=True, help="Of each training; 0: as many as suit.")
 @click.option("--seeds", default="1,2,3", show_default=True, help="Of the students.")
@@ -96,7 +97,8 @@ def main(**o: Any) -> None:
     data, task = o["data"], KNOWN_TASKS[o["data"]]
     if not o["table"]:
         cache = o["cache"] / f"{data}-{o['per_class']}"
-        halves = Halves(load(data, o["data_root"]), task, o["teacher"], o["per_class"], o["steps"], cache)
+        images = load(data, o["data_root"])
+        halves = Halves(images, task, o["teacher"], o["per_class"], o["steps"], cache, o["device"])
         for seed in map(int, o["seeds"].split(",")):
             for student in (o["students"] or o["teacher"]).split(","):
                 for way in filter(None, o["ways"].split(";")) if o["ways"] else WAYS:
@@ -126,7 +128,7 @@ def _add(out: Path, halves: Halves, *, data: str, way: str, student: str, seed: 
         student=student,
         seed=seed,
         size_bytes=size_bytes,
-        machine=this_machine(),
+        machine=this_machine(halves.device),
         **figures,
     )
     print(f"{way}, {student}, seed {seed}: {reached.every:.1%} ({reached.old:.1%}, {reached.new:.1%})", file=sys.stderr)

@@ -48,6 +48,7 @@ class Halves:
         per_class: DSVs, and random images, of an old class.
         steps: of each training; 0: as many as suit.
         cache: folder for the teacher and the release.
+        device: where everything is computed.
     """
 
     images: Images
@@ -56,6 +57,7 @@ class Halves:
     per_class: int
     steps: int
     cache: Path
+    device: str = "cpu"
 
     @property
     def old(self) -> Task:
@@ -87,7 +89,7 @@ class Halves:
         path = self.cache / f"{self.architecture.replace(':', '-')}-{self.steps}.dsv"
         if path.exists():
             return artefact.load(path)
-        settings = RunSettings(images_per_class=str(self.per_class))
+        settings = RunSettings(images_per_class=str(self.per_class), device=self.device)
         spec = ModelSpec.parse(self.architecture, self.old)
         with tempfile.TemporaryDirectory() as name:
             store = DirectoryStore(Path(name))
@@ -101,10 +103,10 @@ class Halves:
         path = self.cache / f"{architecture.replace(':', '-')}-{task.class_names[0]}-{self.steps}-{seed}.pt"
         if path.exists():
             model = build_model(ModelSpec.parse(architecture, task), seed=seed)
-            model.load_state_dict(torch.load(path, weights_only=True))
-            return model.eval()
+            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            return model.to(self.device).eval()
         config = training_for(len(images), targets, self.steps)
-        model = train_newcomer(architecture, images, targets, task, config, seed=seed)
+        model = train_newcomer(architecture, images, targets, task, config, seed=seed, device=self.device)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
         return model
@@ -124,7 +126,7 @@ class Halves:
         """The release with other images, stored like its own, of which the teacher labelled the same views."""
         release, images = self.release, _stored(images)
         assert release.views is not None
-        views = label_views(self.teacher, images, self.old, release.views.plan)
+        views = label_views(self.teacher, images, self.old, release.views.plan, device=self.device)
         labels = torch.arange(self.old.classes).repeat_interleave(self.per_class)
         return dataclasses.replace(release, images=images, labels=labels, views=views)
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.rehearsal_halves import RANDOM_SEED, Halves, Reached
@@ -17,7 +17,6 @@ from dsv import (
     LabelledViews,
     ModelSpec,
     SupportSet,
-    Task,
     TrainingConfig,
     build_model,
     consolidate,
@@ -56,7 +55,7 @@ def noise_alike(halves: Halves, architecture: str, seed: int) -> tuple[Reached, 
 
 
 def _rehearsed(halves: Halves, release: SupportSet, architecture: str, seed: int) -> tuple[Reached, int]:
-    model, _ = rehearse(release, halves.own, architecture, steps=halves.steps, seed=seed)
+    model, _ = rehearse(release, halves.own, architecture, steps=halves.steps, seed=seed, device=halves.device)
     return halves.tested_model(model), _release_bytes(release)
 
 
@@ -70,7 +69,7 @@ def dsvs_by_labels(halves: Halves, architecture: str, seed: int) -> tuple[Reache
         return views.loss(logits[:, : halves.old.classes], numbers) - _share_of_old(logits, halves.old.classes)
 
     def lesson(generator: torch.Generator) -> Lesson:
-        size, device = config.batch_size, torch.device("cpu")
+        size, device = config.batch_size, torch.device(halves.device)
         drawn = views_lesson(release.images, views, halves.old, batch_size=size, generator=generator, device=device)
         return dataclasses.replace(drawn, loss=loss)
 
@@ -90,7 +89,7 @@ def real_by_labels(halves: Halves, architecture: str, seed: int) -> tuple[Reache
     config = _joining(halves)
 
     def lesson(generator: torch.Generator) -> Lesson:
-        return _labelled(halves.task, images, labels, config, generator)
+        return _labelled(halves, images, labels, config, generator)
 
     return _by_labels(halves, architecture, seed, config, lesson), images.numel()
 
@@ -103,7 +102,7 @@ def nothing(halves: Halves, architecture: str, seed: int) -> tuple[Reached, int]
 def without_forgetting(halves: Halves, architecture: str, seed: int) -> tuple[Reached, int]:
     """The teacher's weights: train on from them, towards their answers for one's own images too (Li and Hoiem)."""
     config, old = _joining(halves), halves.old.classes
-    model = build_model(ModelSpec.parse(architecture, halves.task), seed=seed)
+    model = _fresh(halves, architecture, seed)
     started = model.state_dict()
     for name, tensor in halves.teacher.state_dict().items():
         started[name][: len(tensor)] = tensor  # of the last layer the old classes' rows
@@ -129,7 +128,7 @@ def without_forgetting(halves: Halves, architecture: str, seed: int) -> tuple[Re
 
 def teacher_joined(halves: Halves, architecture: str, seed: int) -> tuple[Reached, int]:
     """The teacher's weights in our way: brought together with an expert, on one's own images alone."""
-    model = build_model(ModelSpec.parse(architecture, halves.task), seed=seed)
+    model = _fresh(halves, architecture, seed)
     experts = [
         Expert(halves.teacher, halves.old, halves.own.images),
         Expert(halves.new_expert(architecture, seed), halves.own.task, halves.own.images),
@@ -148,7 +147,7 @@ def both_kept(halves: Halves, architecture: str, seed: int) -> tuple[Reached, in
 def all_real(halves: Halves, architecture: str, seed: int) -> tuple[Reached, int]:
     """All images of all classes: what nobody has."""
     images = halves.images
-    model = build_model(ModelSpec.parse(architecture, halves.task), seed=seed)
+    model = _fresh(halves, architecture, seed)
     config = training_for(len(images.train), images.train_labels, halves.steps)
     config = dataclasses.replace(config, steps=max(config.steps, 2 * _joining(halves).steps))  # others see two batches
     train(model, images.train, images.train_labels, halves.task, config, seed=seed)
@@ -169,7 +168,14 @@ def _joining(halves: Halves) -> TrainingConfig:
     return newcomer_training(halves.steps, views)
 
 
-def _labelled(task: Task, images: Tensor, labels: Tensor, config: TrainingConfig, generator: torch.Generator) -> Lesson:
+def _fresh(halves: Halves, architecture: str, seed: int) -> nn.Module:
+    return build_model(ModelSpec.parse(architecture, halves.task), seed=seed, device=halves.device)
+
+
+def _labelled(
+    halves: Halves, images: Tensor, labels: Tensor, config: TrainingConfig, generator: torch.Generator
+) -> Lesson:
+    task = halves.task
     return images_lesson(
         images,
         labels,
@@ -178,12 +184,12 @@ def _labelled(task: Task, images: Tensor, labels: Tensor, config: TrainingConfig
         augment=config.augmentation(task),
         mixup=config.mixup,
         generator=generator,
-        device=torch.device("cpu"),
+        device=torch.device(halves.device),
     )
 
 
 def _own_lesson(halves: Halves, config: TrainingConfig, generator: torch.Generator) -> Lesson:
-    return _labelled(halves.task, halves.own.images, halves.own.labels + halves.old.classes, config, generator)
+    return _labelled(halves, halves.own.images, halves.own.labels + halves.old.classes, config, generator)
 
 
 def _by_labels(
@@ -193,8 +199,7 @@ def _by_labels(
     config: TrainingConfig,
     old: Callable[[torch.Generator], Lesson] | None,
 ) -> Reached:
-    model, generator = build_model(ModelSpec.parse(architecture, halves.task), seed=seed), torch.Generator()
-    generator.manual_seed(seed)
+    model, generator = _fresh(halves, architecture, seed), torch.Generator().manual_seed(seed)
     lessons = [_own_lesson(halves, config, generator), *([old(generator)] if old else [])]
     teach(model, lessons, config.suited_to(model, halves.task.classes))
     return halves.tested_model(model)

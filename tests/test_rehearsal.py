@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import done, refused
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.cifar import Images
 from benchmarks.rehearsal_halves import Halves, Reached
 from benchmarks.rehearsal_ways import dsvs, without_forgetting
 from client.data import open_split
@@ -17,130 +17,18 @@ from client.rehearsal import JOINING, LEARNING, PASSES, REMEMBERING, Own, rehear
 from dsv import (
     KNOWN_TASKS,
     DsvError,
-    Expert,
-    Task,
-    TrainingConfig,
-    ViewPlan,
     accuracy,
-    consolidate,
-    joint_task,
-    label_views,
-    model_digest,
     newcomer_training,
-    predict,
     write_picture,
 )
 from protos import artefact
 from protos.checkpoint import load_checkpoint
-
-WARM = Task(1, 4, ("dark", "bright"), (0.5,), (0.5,), mirror=False)
-COLD = dataclasses.replace(WARM, class_names=("left", "right"))
-QUICK = TrainingConfig(60, "adamw", 0.02, cosine=True, weight_decay=0.0, batch_size=16, translate=0.0, crop=0.0)
-
-
-class Scores(nn.Module):
-    """Logits that are fixed sums of pixels: (first, second) for images of 4 x 4."""
-
-    def __init__(self, *weights: Tensor, factor: float = 1.0) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(factor * torch.stack(weights))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weights.T
-
-
-def brightness(factor: float = 1.0) -> Scores:
-    return Scores(-torch.ones(16), torch.ones(16), factor=factor)
-
-
-def side(factor: float = 1.0) -> Scores:
-    right = torch.tensor([-1.0, -1.0, 1.0, 1.0]).repeat(4)
-    return Scores(-right, right, factor=factor)
-
-
-def pictures(seed: int, count: int = 40) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
-
-
-def student() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-
-
-def test_classes_are_joined_in_their_order_and_only_where_they_can_be():
-    assert joint_task([WARM, COLD]).class_names == ("dark", "bright", "left", "right")
-    assert joint_task([dataclasses.replace(WARM, mirror=True), COLD]).mirror
-    with pytest.raises(DsvError, match="class 'bright' was given twice"):
-        joint_task([WARM, dataclasses.replace(COLD, class_names=("left", "bright"))])
-    for other in (dataclasses.replace(COLD, image_size_px=8), dataclasses.replace(COLD, mean=(0.4,))):
-        with pytest.raises(DsvError, match="of one size, channels and normalisation"):
-            joint_task([WARM, other])
-
-
-def test_a_student_learns_both_answers_for_the_pictures_of_both():
-    """A linear student can hold both experts whole: its logits become theirs, of either side's pictures."""
-    model, new = student(), pictures(9)
-    loss = consolidate(
-        model, [Expert(brightness(), WARM, pictures(1)), Expert(side(), COLD, pictures(2))], QUICK, seed=0
-    )
-    shares = predict(model, new, joint_task([WARM, COLD]))
-    for expert, columns in ((brightness(), slice(0, 2)), (side(), slice(2, 4))):
-        wanted = predict(expert, new, WARM).argmax(dim=1)
-        assert float((shares[:, columns].argmax(dim=1) == wanted).float().mean()) > 0.9
-    assert loss > 0 and not model.training
-
-
-def test_how_large_an_experts_logits_are_does_not_matter():
-    models = [student(), student()]
-    for model, factor in zip(models, (1.0, 1024.0), strict=True):
-        experts = [Expert(brightness(factor), WARM, pictures(1)), Expert(side(), COLD, pictures(2))]
-        consolidate(model, experts, QUICK, seed=0)
-    one, other = (predict(model, pictures(3), joint_task([WARM, COLD])) for model in models)
-    assert torch.allclose(one, other, atol=1e-4)
-
-
-def test_one_seed_one_result_and_experts_stay_as_they_are():
-    experts = [Expert(brightness(), WARM, pictures(1)), Expert(side(), COLD, pictures(2))]
-    before = [model_digest(expert.model) for expert in experts]
-    digests = []
-    for seed in (0, 0, 1):
-        model = student()
-        consolidate(model, experts, dataclasses.replace(QUICK, steps=5), seed=seed)
-        digests.append(model_digest(model))
-    assert digests[0] == digests[1] != digests[2]
-    assert [model_digest(expert.model) for expert in experts] == before
-
-
-def test_views_are_looked_at_where_there_are_any():
-    views = label_views(brightness(), pictures(1), WARM, ViewPlan(50))
-    of_views = Expert(brightness(), WARM, pictures(1), views)
-    consolidate(student(), [of_views, Expert(side(), COLD, pictures(2))], dataclasses.replace(QUICK, steps=3), seed=0)
-    others = dataclasses.replace(of_views, images=pictures(5))
-    with pytest.raises(DsvError, match="not the views that were labelled"):
-        consolidate(student(), [others, Expert(side(), COLD, pictures(2))], QUICK, seed=0)
-
-
-def test_what_cannot_be_brought_together_is_refused():
-    with pytest.raises(DsvError, match="at least one image"):
-        Expert(brightness(), WARM, pictures(1, 0))
-    with pytest.raises(DsvError, match="classes"):
-        Expert(student(), WARM, pictures(1))
-    good = Expert(side(), COLD, pictures(2))
-    with pytest.raises(DsvError, match="at least two experts"):
-        consolidate(side(), [good], QUICK, seed=0)
-    with pytest.raises(DsvError, match="not finite, or all the same"):
-        consolidate(student(), [Expert(brightness(0.0), WARM, pictures(1)), good], QUICK, seed=0)
-    with pytest.raises(DsvError, match="classes"):
-        consolidate(brightness(), [Expert(brightness(), WARM, pictures(1)), good], QUICK, seed=0)
 
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory) -> Halves:
     task = KNOWN_TASKS["digits"]
     train, test = (open_split("digits", "", split, task) for split in ("train", "test"))
-    from benchmarks.cifar import Images
-
     images = Images(train.images(), train.labels, test.images(), test.labels)
     return Halves(images, task, "convnet:32", 10, 500, tmp_path_factory.mktemp("halves"))
 
@@ -149,7 +37,6 @@ def test_old_digits_are_not_forgotten(halves):
     """Five digits from a release alone, five from images: the weights' own way forgets the old ones."""
     reached, _ = dsvs(halves, "convnet:32", 1)
     forgot, _ = without_forgetting(halves, "convnet:32", 1)
-    print(reached, forgot)
     assert reached.every > 0.6 and reached.old > 0.4 and reached.new > 0.7
     assert forgot.old < 0.2 and forgot.new > 0.9
 

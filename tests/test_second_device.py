@@ -4,6 +4,7 @@ What it shows is that nothing is forgotten on the way to a card: see ``second_de
 rounding are a real card's own.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.rehearsal_ways import WAYS
 from dsv import write_picture
 from protos import artefact
 from protos.checkpoint import save_checkpoint
@@ -96,6 +98,18 @@ def test_the_commands(dsv, trained, support_set, pictures, tmp_path):
     dsv("edit", *teacher, *short, "--images", picture, "--target", "8", "--out", tmp_path / "edited")
     dsv("mix", "--teacher", model, "--release", release, "--images", picture, "--class", "8", "--out", tmp_path / "mix")
     dsv("characterise", "--teacher", model, "--release", release)
+
+
+def test_new_classes_beside_old_ones(environment, dsv, release, image_tree, tmp_path):
+    """The command, and every way of the benchmark."""
+    given = ("--release", release, "--images", image_tree, "--save-model", tmp_path / "m.safetensors")
+    dsv("rehearse", "--quiet", *given, "--architecture", "convnet:4", "--newcomer-steps", 2)
+    command = [sys.executable, "-m", "benchmarks.rehearsal", "--data", "digits", "--teacher", "convnet:4"]
+    command += ["--per-class", "1", "--steps", "2", "--seeds", "1", "--device", "card"]
+    command += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "rows.json")]
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == len(WAYS)
 
 
 def test_a_simulation(dsv, tmp_path):
