@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.rehearsal_halves import RANDOM_SEED, Halves, Reached
-from client.rehearsal import rehearse, training_for
+from client.rehearsal import joining_for, rehearse, training_for
 from deploy.quantised import FLOAT32, sent_as
 from dsv import (
     Expert,
@@ -20,7 +20,6 @@ from dsv import (
     TrainingConfig,
     build_model,
     consolidate,
-    newcomer_training,
     predict,
     to_uint8,
     train,
@@ -165,7 +164,7 @@ def _weights_bytes(halves: Halves) -> int:
 def _joining(halves: Halves) -> TrainingConfig:
     views = halves.release.views
     assert isinstance(views, LabelledViews)
-    return newcomer_training(halves.steps, views)
+    return joining_for(len(halves.own.images), views, halves.steps)
 
 
 def _fresh(halves: Halves, architecture: str, seed: int) -> nn.Module:

@@ -97,9 +97,14 @@ def own_classes(root: Path, known: Task) -> tuple[ImageSplit, Task]:
     """A device's images of classes that ``known`` does not have, and their task; those of known classes are left out.
 
     Raises:
-        DsvError: as ``device_classes``, a class folder without an image, or fewer than two new classes.
+        DsvError: as ``device_classes``, a class folder without an image, fewer than two new classes, or a ``test/`` of
+            classes beside these.
     """
     folder = device_folder(root)
+    if folder == root and (
+        tests := [entry for entry in folders_in(root) if entry.name == "test" and folders_in(entry)]
+    ):
+        raise DsvError(f"{tests[0]} lies beside classes and holds some; put the images to train on into {root}/train/")
     names = tuple(name for name in device_classes(root) if name not in known.class_names)
     if len(names) < 2:
         raise DsvError(
@@ -111,16 +116,29 @@ def own_classes(root: Path, known: Task) -> tuple[ImageSplit, Task]:
 
 
 def images_to_test_on(root: Path, task: Task) -> ImageSplit | None:
-    """The images of ``root``'s ``test/`` that are of the task's classes; None where there are none."""
+    """Images of the task's classes in the ``test/`` beside ``root``'s ``train/``; None without such a folder.
+
+    Raises:
+        DsvError: none of them is of these classes.
+    """
     folder = root / "test"
-    labelled = list(_labelled_files(folder, task, empty=True)) if folder.is_dir() else []
-    return _of_files(labelled, task) if labelled else None
+    if device_folder(root) == root or not folder.is_dir():
+        return None
+    labelled = list(_labelled_files(folder, task, empty=True))
+    if not labelled:
+        raise DsvError(f"{folder} has no image of the model's classes; name its folders as in train/, or remove it")
+    return _of_files(labelled, task)
 
 
 def _labelled_files(folder: Path, task: Task, *, empty: bool) -> Iterator[tuple[int, Path]]:
-    """Every picture with its class; raises DsvError for a class without one, unless it may be ``empty``."""
+    """Every picture with its class; raises DsvError for a class without one, unless it may be ``empty``.
+
+    A class's name comes from elsewhere, a run or a release: it is looked for among the folders that are here, and never
+    put behind a path, which ``..`` or a whole path would lead out of.
+    """
+    here = {entry.name: entry for entry in folders_in(folder)}
     for label, name in enumerate(task.class_names):
-        files = picture_paths(folder / name) if (folder / name).is_dir() else []
+        files = picture_paths(here[name]) if name in here else []
         if not (files or empty):
             raise DsvError(f"class folder {folder / name} holds no image; add images or remove the class")
         yield from ((label, path) for path in files)

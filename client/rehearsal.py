@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from dsv import (
     LabelledViews,
     ModelSpec,
     SupportSet,
+    Targets,
     Task,
     TrainingConfig,
     build_model,
@@ -62,7 +62,7 @@ def rehearse(
     Args:
         architecture: of all three, as ``ModelSpec.parse`` reads it.
         labels: of the release, as ``SupportSet.targets``.
-        steps: of each training; 0: as many as suit what it learns from.
+        steps: of each training; 0: as many as suit what it learns from, see ``training_for`` and ``joining_for``.
         on_step: for progress.
 
     Returns:
@@ -76,7 +76,7 @@ def rehearse(
     model = build_model(ModelSpec.parse(architecture, joint), seed=seed, device=device)
     check_fits(model.eval(), joint)  # before two trainings
 
-    def expert(name: str, images: Tensor, wanted: Tensor | LabelledViews, task: Task) -> Expert:
+    def expert(name: str, images: Tensor, wanted: Targets, task: Task) -> Expert:
         config = training_for(len(images), wanted, steps)
         told = _teller(on_step, name, config.steps)
         trained = train_newcomer(architecture, images, wanted, task, config, seed=seed, device=device, on_step=told)
@@ -86,17 +86,25 @@ def rehearse(
         expert(REMEMBERING, release.images, targets, release.task),
         expert(LEARNING, own.images, own.labels, own.task),
     ]
-    config = newcomer_training(steps, targets)
+    config = joining_for(len(own.images), targets, steps)
     consolidate(model, experts, config, seed=seed, on_step=_teller(on_step, JOINING, config.steps))
     return model, joint
 
 
-def training_for(images: int, targets: Tensor | LabelledViews, steps: int) -> TrainingConfig:
+def training_for(images: int, targets: Targets, steps: int) -> TrainingConfig:
     """How an expert is trained: as a newcomer, with ``PASSES`` over images at least unless ``steps`` says otherwise."""
-    config = newcomer_training(steps, targets)
-    if steps or isinstance(targets, LabelledViews):
-        return config
-    return dataclasses.replace(config, steps=max(config.steps, -(-PASSES * images // config.batch_size)))
+    return _seeing(0 if isinstance(targets, LabelledViews) else PASSES * images, targets, steps)
+
+
+def joining_for(images: int, targets: Targets, steps: int) -> TrainingConfig:
+    """How the third model is trained: as a newcomer, with one pass over one's own ``images`` at least."""
+    return _seeing(images, targets, steps)
+
+
+def _seeing(least: int, targets: Targets, steps: int) -> TrainingConfig:
+    """A newcomer's training that draws so many images at least, unless ``steps`` says otherwise."""
+    usual = newcomer_training(steps, targets)
+    return usual if steps else newcomer_training(max(usual.steps, -(-least // usual.batch_size)), targets)
 
 
 def _teller(on_step: OnStep | None, name: str, steps: int) -> Callable[[int, float], None] | None:

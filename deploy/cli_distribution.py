@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from deploy.options import QUIET, HarnessSettings, Within, options_of
+from deploy.options import LABELS, QUIET, HarnessSettings, Within, options_of
 from deploy.server_options import Command, server_options
 from dsv import DsvError
 from protos.settings import RunSettings
@@ -134,13 +134,7 @@ def _log_to_stderr() -> None:
 @click.option(
     "--architecture", default="convnet:64", show_default=True, help="Model to train, name[:width[:norm[:pooling]]]."
 )
-@click.option(
-    "--labels",
-    default="",
-    type=click.Choice(["", "hard", "soft", "view"]),
-    help="What to train towards: classes, the teacher's probabilities, or its logits for every view (the default where "
-    "the release has them, else soft).",
-)
+@LABELS
 @options_of(HarnessSettings, only=("newcomer_steps",))
 @options_of(RunSettings, only=("device", "seed"))
 @click.option("--save-release", type=_FILE, help="Keep the release's file.")

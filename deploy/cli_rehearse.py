@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deploy.options import QUIET, options_of
+from deploy.options import LABELS, QUIET, options_of
 from protos.settings import RunSettings
 
 
@@ -26,8 +26,10 @@ from protos.settings import RunSettings
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Optimiser steps of each training; 0 means a newcomer's, and ten passes over one's own images at least.",
+    help="Optimiser steps of each of three trainings; 0 means a newcomer's, with ten passes over one's own images at "
+    "least where they are learnt, and one where both sides are brought together.",
 )
+@LABELS
 @options_of(RunSettings, only=("device", "seed"))
 @click.option("--save-model", required=True, type=click.Path(path_type=Path), help="Model file to write.")
 @QUIET
@@ -37,6 +39,7 @@ def rehearse(
     images: Path,
     architecture: str,
     newcomer_steps: int,
+    labels: str,
     device: str,
     seed: int,
     save_model: Path,
@@ -52,24 +55,28 @@ def rehearse(
     from client.rehearsal import Own
     from client.rehearsal import rehearse as learn
     from deploy.progress import display
-    from dsv import ModelSpec, accuracy, checked_device
+    from dsv import ModelSpec, accuracy, checked_device, joint_task, of_shown_classes
     from protos import artefact
     from protos.checkpoint import Checkpoint, save_checkpoint
     from protos.files import check_output
 
     checked_device(device)
     check_output(save_model, "model")
-    support_set = artefact.load(release)
-    split, task = own_classes(images, support_set.task)
+    known = of_shown_classes(artefact.load(release))
+    split, task = own_classes(images, known.task)
+    test = images_to_test_on(images, joint_task([known.task, task]))
+    own = Own(split.images(), split.labels, task)
+    tested = None if test is None else (test.images(), test.labels)  # a broken picture ends it now
     with display(quiet=quiet) as shown:
-        shown.say(f"release: {len(support_set)} images of {', '.join(support_set.task.class_names)}")
+        shown.say(f"release: {len(known)} images of {', '.join(known.task.class_names)}")
         shown.say(f"own: {len(split)} images of {', '.join(task.class_names)}")
-        if known := sorted(set(device_classes(images)) & set(support_set.task.class_names)):
-            shown.say(f"left out, since the release has them: {', '.join(known)}")
+        if both := sorted(set(device_classes(images)) & set(known.task.class_names)):
+            shown.say(f"left out, since the release has them: {', '.join(both)}")
         model, joint = learn(
-            support_set,
-            Own(split.images(), split.labels, task),
+            known,
+            own,
             architecture,
+            labels=labels,
             steps=newcomer_steps,
             seed=seed,
             device=device,
@@ -77,8 +84,6 @@ def rehearse(
         )
         save_checkpoint(save_model, Checkpoint(model, ModelSpec.parse(architecture, joint), joint))
         shown.say(f"model of {joint.classes} classes: {save_model}")
-        test = images_to_test_on(images, joint)
-        if test is not None:
-            score = accuracy(model, test.images(), test.labels, joint)
-            classes = len(set(test.labels.tolist()))
-            shown.say(f"test accuracy: {score:.1%} of {len(test)} images of {classes} classes")
+        if tested is not None:
+            score, seen = accuracy(model, *tested, joint), tested[1].tolist()
+            shown.say(f"test accuracy: {score:.1%} of {len(seen)} images of {len(set(seen))} classes")

@@ -136,7 +136,11 @@ class Control:
         with process(command, flower_environment(self.home), subprocess.PIPE) as child:
             thread = threading.Thread(target=_say_lines, args=(child, say), name="log", daemon=True)
             thread.start()
-            yield
+            try:
+                yield
+            except DsvError:
+                thread.join(_LAST_LINES_S)  # of a run that failed the last lines are worth most
+                raise
             thread.join(_LAST_LINES_S)  # the stream ends by itself, a moment after the run
 
     def _last_words(self, run: int) -> str:
@@ -188,10 +192,15 @@ def control(address: Address, authority: Path | None) -> Iterator[Control]:
 
 
 def _say_lines(child: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+    """Until the child's end: what nobody listens to any more (``| head``) is read all the same, or the child waits."""
     assert child.stdout is not None
+    listening = True
     for line in child.stdout:
-        if told := line.decode(errors="replace").rstrip():
-            say(told)
+        if listening and (told := line.decode(errors="replace").rstrip()):
+            try:
+                say(told)
+            except OSError:
+                listening = False
 
 
 def _json_in(printed: str) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def _pictures(path: Path, task: Task) -> tuple[list[Path], Tensor]:
 
 def _reporter(name: str, iterations: int, shown: Display) -> Callable[[int, KktTerms], None]:
     def report(done: int, terms: KktTerms) -> None:
-        note = f"loss {float(terms.total):.3f} = stationarity {float(terms.stationarity):.3f}"
+        note = f"loss {float(terms.total):.3f}; stationarity {float(terms.stationarity):.3f}"
         shown.update(name, done, iterations, f"{note}, primal {float(terms.primal):.3f}")
 
     return report

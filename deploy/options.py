@@ -19,6 +19,13 @@ QUIET = click.option("--quiet", is_flag=True, help="Plain lines instead of progr
 TEACHER = click.option(
     "--teacher", required=True, type=click.Path(path_type=Path), help="Model file, as a run leaves it."
 )
+LABELS = click.option(
+    "--labels",
+    default="",
+    type=click.Choice(["", "hard", "soft", "view"]),
+    help="What to learn of the release: classes, the teacher's probabilities, or its logits for every view (the "
+    "default where the release has them, else soft).",
+)
 COMPUTE = ("device", "micro_batch", "precision", "compiled", "seed")
 SYNTHESIS = (*(f.name for f in fields(SynthesisConfig) if hasattr(RunSettings, f.name)), *COMPUTE)
 """Fields of ``RunSettings`` that a synthesis reads."""

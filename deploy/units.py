@@ -11,18 +11,24 @@ def exact_bytes(size_bytes: int) -> str:
 
 
 def short_bytes(size_bytes: float) -> str:
-    """Three digits or so: 74 B, 10.2 kB, 305 kB, 34.1 MB, 305 GB (powers of ten)."""
+    """Two or three digits: 74 B, 1.3 kB, 10.2 kB, 305 kB, 34.1 MB, 305 GB (powers of ten)."""
+    size, unit = _scaled(size_bytes)
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
+def _scaled(size_bytes: float) -> tuple[float, str]:
     size, unit = float(size_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB", "PB"):
         if size < 999.5:
             break
         size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+    return size, unit
 
 
 def tick_bytes(size_bytes: float) -> str:
-    """Bytes at the tick of an axis: 1000 as ``1 kB``."""
-    return short_bytes(size_bytes).replace(".0 ", " ")
+    """Bytes at the tick of an axis, exact to four digits: 1000 as ``1 kB``, 1,250,000 as ``1.25 MB``."""
+    size, unit = _scaled(size_bytes)
+    return f"{size:.4g} {unit}"
 
 
 def short_time(seconds: float) -> str:

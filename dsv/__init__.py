@@ -35,7 +35,7 @@ from dsv.parameters import chosen_parameters, start_training, train_only
 from dsv.picture import picture_paths, read_picture, write_picture
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
-from dsv.rehearsal import Expert, consolidate, joint_task
+from dsv.rehearsal import Expert, consolidate, joint_task, of_shown_classes
 from dsv.resume import Checkpointing
 from dsv.scale_invariance import scale_invariant_parameters, steered_by_cosine
 from dsv.selection import Selection, SelectionConfig, select
@@ -124,6 +124,7 @@ __all__ = [
     "newcomer_training",
     "noise_pixels",
     "normalise",
+    "of_shown_classes",
     "picture_paths",
     "predict",
     "prediction_entropy",

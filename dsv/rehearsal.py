@@ -23,6 +23,7 @@ from dsv.device import device_of
 from dsv.errors import DsvError
 from dsv.lessons import Lesson, images_lesson, views_lesson
 from dsv.pixels import from_uint8
+from dsv.support_set import SupportSet
 from dsv.synthesis import check_fits
 from dsv.task import Task
 from dsv.training import TrainingConfig, teach
@@ -31,6 +32,7 @@ from dsv.views import LabelledViews, centred
 _TEMPERATURE = 1.0  # deviations of an expert's logits
 _SCALED_ON = 1_000  # pictures
 _AT_ONCE = 250
+_LEAST_SHARE = 1e-6  # a row of nothing but zeros is no probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,26 @@ def joint_task(tasks: Sequence[Task]) -> Task:
             raise DsvError(f"class {min(known)!r} was given twice; leave it out on one side")
         names += other.class_names
     return replace(first, class_names=names)
+
+
+def of_shown_classes(support_set: SupportSet) -> SupportSet:
+    """The same set for a task of those classes alone that have images: a synthesis may have left others without.
+
+    Probabilities and views' logits of the others are left out, as if the teacher did not know them.
+    """
+    shown = sorted(set(support_set.labels.tolist()))
+    if len(shown) == support_set.task.classes:
+        return support_set
+    names = tuple(support_set.task.class_names[label] for label in shown)
+    soft_labels = support_set.soft_labels[:, shown].clamp_min(_LEAST_SHARE)
+    views = support_set.views
+    return replace(
+        support_set,
+        labels=torch.searchsorted(torch.tensor(shown), support_set.labels),
+        soft_labels=soft_labels / soft_labels.sum(dim=1, keepdim=True),
+        task=replace(support_set.task, class_names=names),
+        views=None if views is None else replace(views, levels=views.levels[:, shown]),
+    )
 
 
 def consolidate(
@@ -148,17 +170,25 @@ def _answers_of(expert: Expert, experts: Sequence[Expert], device: torch.device)
     """
     model = expert.model.to(device)
     with torch.no_grad():
-        others = [_some_pictures(other) for other in experts if other is not expert]
-        found = [centred(model(part.to(device))) for other in others for part in torch.split(other, _AT_ONCE)]
+        parts = (part for other in experts if other is not expert for part in _some_pictures(other))
+        found = [centred(model(part.to(device))) for part in parts]
     scale = float(torch.cat(found).square().mean().sqrt())
     if not (math.isfinite(scale) and scale > 0):
         raise DsvError("an expert's answers are not finite, or all the same; train it first")
     return lambda batch: centred(model(batch)) / scale
 
 
-def _some_pictures(expert: Expert) -> Tensor:
-    """(n, C, S, S) normalised float32, evenly spaced."""
+def _some_pictures(expert: Expert) -> Iterator[Tensor]:
+    """(n, C, S, S) normalised float32 at a time, evenly spaced."""
     if expert.views is not None:
         views = expert.views.of(expert.images, expert.task)
-        return views.draw(torch.arange(0, views.plan.count, max(1, views.plan.count // _SCALED_ON)))
-    return from_uint8(expert.images[:: max(1, len(expert.images) // _SCALED_ON)], expert.task, dtype=torch.float32)
+        for numbers in torch.split(_evenly(views.plan.count), _AT_ONCE):
+            yield views.draw(numbers)
+    else:
+        for numbers in torch.split(_evenly(len(expert.images)), _AT_ONCE):
+            yield from_uint8(expert.images[numbers], expert.task, dtype=torch.float32)
+
+
+def _evenly(count: int) -> Tensor:
+    """Some of so many numbers."""
+    return torch.arange(0, count, -(-count // _SCALED_ON))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 _GAP_PX = 2
 _CELL_MIN_PX = 64
-_TEXT_PX = 12
+_TEXT_PX, _LINE_PX = 12, 15
+_LETTERS = 40
 _WHITE = 255
 
 
@@ -20,7 +21,8 @@ def sheet(rows: Sequence[Tensor], *, names: Sequence[str] = (), headings: Sequen
 
     Args:
         rows: (n, C, S, S) uint8 each, of one C and S; n may differ. At least one row.
-        names: of the rows, written before them; none leaves no room. Without Pillow no text is drawn.
+        names: of the rows, written before them, up to 40 letters each; none leaves no room. Without Pillow no text is
+            drawn.
         headings: of the columns, written above them as far as there is room.
     """
     channels, side = rows[0].shape[1:3]
@@ -63,13 +65,14 @@ def _text(line: str) -> Tensor:
     """(H, W) uint8, black on white; (0, 0) where there is no Pillow, which a GPU box needs for nothing else."""
     try:
         from PIL import Image, ImageDraw, ImageFont
-    except ImportError:
+
+        font = ImageFont.load_default(_TEXT_PX)
+    except ImportError:  # of Pillow, or of its FreeType
         return torch.empty(0, 0, dtype=torch.uint8)
-    font = ImageFont.load_default(_TEXT_PX)
-    height = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else _TEXT_PX
-    # Pillow's own font has plain letters alone; any other would be an empty box.
-    plain = "".join(c for c in unicodedata.normalize("NFKD", line) if not unicodedata.combining(c))
-    shown = plain.encode("ascii", "replace").decode()
-    image = Image.new("L", (max(1, round(font.getlength(shown))), height), _WHITE)
+    # A class's name may be a stranger's, and of any length; and Pillow's own font has plain letters alone.
+    short = line if len(line) <= _LETTERS else line[: _LETTERS - 3] + "..."
+    plain = "".join(c for c in unicodedata.normalize("NFKD", short) if not unicodedata.combining(c))
+    shown = plain.encode("ascii", "replace").decode()[:_LETTERS]
+    image = Image.new("L", (max(1, round(font.getlength(shown))), _LINE_PX), _WHITE)
     ImageDraw.Draw(image).text((0, 0), shown, fill=0, font=font)
     return torch.from_numpy(numpy.array(image))

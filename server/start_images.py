@@ -84,10 +84,11 @@ def load_start(folder: str, task: Task, images_per_class: int, classes: Sequence
     root = Path(folder)
     if not root.is_dir():
         raise DsvError(f"start folder {folder} does not exist; name a folder of images, or auto, noise or dead-leaves")
-    own = [root / task.class_names[index] for index in _all(classes, task)]
-    if all(folder.is_dir() for folder in own):
-        return torch.cat([_first(folder, images_per_class, task) for folder in own])
-    return _first(root, images_per_class * len(own), task)
+    here = {entry.name: entry for entry in root.iterdir() if entry.is_dir()}  # a name must not lead out of the folder
+    names = [task.class_names[index] for index in _all(classes, task)]
+    if all(name in here for name in names):
+        return torch.cat([_first(here[name], images_per_class, task) for name in names])
+    return _first(root, images_per_class * len(names), task)
 
 
 def _all(classes: Sequence[int] | None, task: Task) -> Sequence[int]:

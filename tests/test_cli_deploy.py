@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import dsv, refused
@@ -10,6 +11,7 @@ from command_line import dsv, refused
 from client.data import device_images
 from deploy.certificates import make_certificates
 from deploy.cli import cli
+from deploy.control import _say_lines
 from deploy.device_folders import TASK, write_digit_folders
 from deploy.local import LocalOptions, _of_data
 from deploy.processes import free_port
@@ -87,3 +89,16 @@ def test_the_digits_of_devices_that_differ(tmp_path):
     assert sum(len(split) for split in splits) == 1438
     assert set(splits[0].labels.tolist()) == set(range(9)) and set(splits[1].labels.tolist()) == set(range(10))
     assert splits[0].images().shape[1:] == TASK.image_shape
+
+
+def test_a_log_that_nobody_listens_to_any_more_is_read_to_its_end():
+    """``dsv deploy run … | head``: the child would wait for ever at a full pipe."""
+    lines, told = iter([b"one\n", b"\n", b"two\n", b"three\n"]), []
+
+    def say(line: str) -> None:
+        told.append(line)
+        if line == "two":
+            raise BrokenPipeError
+
+    _say_lines(SimpleNamespace(stdout=lines), say)  # type: ignore[arg-type]
+    assert told == ["one", "two"] and next(lines, None) is None

@@ -18,8 +18,10 @@ from dsv import (
     joint_task,
     label_views,
     model_digest,
+    of_shown_classes,
     predict,
 )
+from dsv.rehearsal import _some_pictures
 
 WARM = Task(1, 4, ("dark", "bright"), (0.5,), (0.5,), mirror=False)
 COLD = dataclasses.replace(WARM, class_names=("left", "right"))
@@ -107,6 +109,32 @@ def test_views_are_looked_at_where_there_are_any():
     others = dataclasses.replace(of_views, images=pictures(5))
     with pytest.raises(DsvError, match="not the views that were labelled"):
         consolidate(student(), [others, Expert(side(), COLD, pictures(2))], QUICK, seed=0)
+
+
+def test_a_set_that_shows_some_classes_alone_is_one_of_these(teacher, support_set):
+    whole = support_set.with_views(teacher.model, ViewPlan(30))
+    assert of_shown_classes(whole) is whole
+    kept = torch.isin(whole.labels, torch.tensor([2, 7]))
+    part = dataclasses.replace(
+        whole,
+        images=whole.images[kept],
+        labels=whole.labels[kept],
+        soft_labels=whole.soft_labels[kept],
+        multipliers=whole.multipliers[kept],
+    )
+    found = of_shown_classes(part)
+    assert found.task.class_names == ("2", "7") and found.labels.tolist() == [0, 0, 1, 1]
+    assert torch.equal(found.images, part.images) and torch.equal(found.views.levels, part.views.levels[:, [2, 7]])
+    odds = part.soft_labels[:, 2] / part.soft_labels[:, 7]
+    torch.testing.assert_close(found.soft_labels[:, 0] / found.soft_labels[:, 1], odds, rtol=1e-3, atol=0)
+    nothing = torch.zeros(4, 10).index_fill(1, torch.tensor([0]), 1.0)
+    assert of_shown_classes(dataclasses.replace(part, soft_labels=nothing)).soft_labels.tolist() == [[0.5, 0.5]] * 4
+
+
+def test_many_pictures_are_looked_at_a_part_at_a_time():
+    experts = [Expert(brightness(), WARM, pictures(1, 1999)), Expert(side(), COLD, pictures(2, 10))]
+    parts = [list(_some_pictures(expert)) for expert in experts]
+    assert [sum(map(len, own)) for own in parts] == [1000, 10] and max(map(len, parts[0])) <= 250
 
 
 def test_what_cannot_be_brought_together_is_refused():

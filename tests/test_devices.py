@@ -83,6 +83,17 @@ def test_a_class_may_be_called_train(image_tree):
     assert device_images(str(root), replace(SETTINGS, classes="blue,train").task()).labels.tolist() == [0] * 4 + [1] * 4
 
 
+@pytest.mark.parametrize("path", ["../Pictures", "{}/Pictures", ".", "..", "red/../../../Pictures"])
+def test_a_runs_list_of_classes_leads_to_no_folder_outside_the_devices(image_tree, tmp_path, path):
+    """The list comes from whoever runs the federation."""
+    shutil.copytree(image_tree / "train" / "red", image_tree / "Pictures")
+    for number, root in enumerate((image_tree, image_tree / "train")):  # with and without train/
+        asked = replace(SETTINGS, classes=f"blue,red,{path.format(image_tree)}").task()
+        split = device_images(str(root), asked)
+        assert split.labels.tolist() == [0] * 12 + [1] * 12, number
+        assert all((image_tree / "train").resolve() in file.resolve().parents for file in split.paths)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

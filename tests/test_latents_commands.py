@@ -50,8 +50,21 @@ def test_captions_leave_the_images_as_they_are():
     assert sheet(rows, names=("", "")).shape[1] == plain.shape[1]
 
 
-def test_without_pillow_images_have_no_captions(monkeypatch):
+def test_a_strangers_name_takes_no_more_room_than_forty_letters():
+    rows = [torch.zeros(2, 3, 40, 40, dtype=torch.uint8)]
+    for name in ("x" * 1_000_000, "\ufdfa" * 39):  # the latter has eighteen plain letters for each
+        assert sheet(rows, names=(name,)).shape[2] < 700
+    assert sheet(rows, names=("",)).shape[2] < sheet(rows).shape[2] + 10
+
+
+def test_without_pillow_or_its_fonts_images_have_no_captions(monkeypatch):
     rows = [torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8)]
+
+    def no_fonts(size):
+        raise ModuleNotFoundError("No module named 'PIL._imagingft'")
+
+    monkeypatch.setattr("PIL.ImageFont.load_default", no_fonts)
+    assert torch.equal(sheet(rows, names=("before",), headings=("0", "1")), sheet(rows))
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert torch.equal(sheet(rows, names=("before",), headings=("0", "1")), sheet(rows))
 

@@ -230,7 +230,17 @@ def test_the_folder_of_a_deployment(tmp_path):
     write_ledger(folder / "ledger.json", DEPLOYED)
     save_checkpoint(folder / "run" / "teacher.safetensors", Checkpoint(build_model(SPEC, seed=0), SPEC, a_task()))
     text = write_report(folder).read_text()
-    assert "The federation of 2 clients in 1 round moved 123 kB up and 2.5 kB down." in text
+    assert "The federation&#39;s 2 clients moved 123 kB up and 2.5 kB down in 1 round." in text
+    others = [
+        LedgerRow(0, "operator", "transport", "up", 10**6),
+        LedgerRow(0, "newcomers", "dsv_download", "down", 10**8),
+    ]
+    write_ledger(folder / "ledger.json", DEPLOYED + others)
+    assert "moved 123 kB up and 2.5 kB down in 1 round." in write_report(folder).read_text()
+    (folder / "ledger.json").write_text("{")
+    assert "ledger.json is not a ledger that dsv wrote, or it is truncated" in write_report(folder).read_text()
+    write_ledger(folder / "ledger.json", DEPLOYED)
+    text = write_report(folder).read_text()
     assert "can run its architecture (convnet:8), are" in text and "A release of Deep Support Vectors" in text
     assert "What crossed every party&#39;s sockets" in text and "transport (TLS" in text and "Hollow" not in text
     assert dsv("gallery", tmp_path / "runs").exit_code == 0

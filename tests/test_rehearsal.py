@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from benchmarks.cifar import Images
 from benchmarks.rehearsal_halves import Halves, Reached
 from benchmarks.rehearsal_ways import dsvs, without_forgetting
 from client.data import open_split
-from client.rehearsal import JOINING, LEARNING, PASSES, REMEMBERING, Own, rehearse, training_for
+from client.rehearsal import JOINING, LEARNING, PASSES, REMEMBERING, Own, joining_for, rehearse, training_for
 from dsv import (
     KNOWN_TASKS,
     DsvError,
+    ViewPlan,
     accuracy,
     newcomer_training,
     write_picture,
@@ -70,6 +72,9 @@ def test_an_expert_sees_its_images_often_enough():
     assert training_for(100, few, 0).steps == newcomer_training().steps
     assert training_for(6000, many, 0).steps == PASSES * 6000 / 24
     assert training_for(6000, many, 7).steps == 7
+    assert training_for(100, few, 0).learning_rate > training_for(6000, many, 0).learning_rate, "as for any newcomer"
+    assert joining_for(100, few, 0).steps == newcomer_training().steps
+    assert joining_for(24_000, many, 0).steps == 1_000 and joining_for(24_000, many, 7).steps == 7
 
 
 def write_tree(root: Path, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> None:
@@ -93,6 +98,7 @@ def test_the_command_learns_a_folder_beside_a_release(halves, tmp_path):
     assert "model of 7 classes" in said and "of 3 classes" in said.splitlines()[-1], said
     checkpoint = load_checkpoint(model)
     assert checkpoint.task.class_names == ("0", "1", "2", "3", "4", "5", "6")
+    done(*always, "--images", tmp_path / "own", "--newcomer-steps", 1, "--labels", "hard")
     refused("does not exist", *always, "--images", tmp_path / "none")
     write_tree(tmp_path / "one", images.train[:50], images.train_labels[:50], (4, 5))
     refused(
@@ -104,3 +110,70 @@ def test_the_command_learns_a_folder_beside_a_release(halves, tmp_path):
     (tmp_path / "one" / "6").mkdir()
     refused("holds no image", *always, "--images", tmp_path / "one")
     refused("nonsense", *given, "--images", tmp_path / "own", "--architecture", "nonsense")
+
+
+@pytest.fixture
+def digits(halves, tmp_path):
+    """Writes a folder of some digits' pictures; the release of the old ones lies beside it."""
+    artefact.save(halves.release, tmp_path / "old.dsv")
+    images = halves.images
+
+    def write(place: str, *classes: int) -> None:
+        write_tree(tmp_path / place, images.train[:200], images.train_labels[:200], classes)
+
+    return write
+
+
+def command(folder: Path, release: str = "old.dsv") -> tuple[object, ...]:
+    given = ("rehearse", "--release", folder / release, "--images", folder / "own", "--quiet", "--newcomer-steps", 1)
+    return (*given, "--architecture", "convnet:4", "--save-model", folder / "m.safetensors")
+
+
+def test_pictures_to_test_on_are_looked_at_before_anything_is_trained(digits, tmp_path):
+    digits("own/train", 5, 6)
+    digits("own/test", 5, 6)
+    broken = next((tmp_path / "own" / "test" / "6").iterdir())
+    broken.write_bytes(b"no picture")
+    refused("cannot be decoded", *command(tmp_path))
+    assert not (tmp_path / "m.safetensors").exists()
+    broken.unlink()
+    for name in ("5", "6"):
+        (tmp_path / "own" / "test" / name).rename(tmp_path / "own" / "test" / f"digit-{name}")
+    refused("has no image of the model's classes; name its folders as in train/", *command(tmp_path))
+
+
+def test_a_test_folder_beside_classes_is_not_a_class(digits, tmp_path):
+    digits("own", 5, 6)
+    digits("own/test", 5, 6)
+    refused("lies beside classes and holds some; put the images to train on into", *command(tmp_path))
+    (tmp_path / "own" / "test").rename(tmp_path / "elsewhere")
+    assert "model of 7 classes" in done(*command(tmp_path))
+
+
+def test_a_strangers_class_names_lead_to_no_other_folder(digits, halves, tmp_path):
+    digits("own/train", 5, 6)
+    digits("own/test", 5, 6)
+    digits("private", 7)
+    names = ("../../private", "../../private/7", ".", str(tmp_path / "private"), "x" * 300)
+    task = dataclasses.replace(halves.release.task, class_names=names)
+    artefact.save(dataclasses.replace(halves.release, task=task), tmp_path / "evil.dsv")
+    count = sum(1 for _ in (tmp_path / "own" / "test").rglob("*.png"))
+    assert f"of {count} images of 2 classes" in done(*command(tmp_path, "evil.dsv"))
+
+
+def test_classes_of_which_a_release_shows_nothing_are_ones_own_to_learn(digits, halves, tmp_path):
+    release = halves.release
+    kept = release.labels < 3
+    part = dataclasses.replace(
+        release,
+        images=release.images[kept],
+        labels=release.labels[kept],
+        soft_labels=release.soft_labels[kept],
+        multipliers=release.multipliers[kept],
+        views=None,
+    )
+    artefact.save(part.with_views(halves.teacher, ViewPlan(50)), tmp_path / "part.dsv")
+    digits("own", 2, 3, 4, 5)
+    said = done(*command(tmp_path, "part.dsv"))
+    assert "images of 0, 1, 2\n" in said and "since the release has them: 2\n" in said, said
+    assert load_checkpoint(tmp_path / "m.safetensors").task.class_names == ("0", "1", "2", "3", "4", "5")

@@ -27,7 +27,7 @@ from deploy.savings import Kind
 from deploy.savings_bench import one_shots_to_measure
 from deploy.savings_file import read_measured
 from deploy.savings_words import short_rate
-from deploy.units import exact_bytes, short_bytes, short_time
+from deploy.units import exact_bytes, short_bytes, short_time, tick_bytes
 from dsv import DsvError, accuracy, synthesize
 from protos import artefact
 from protos.checkpoint import save_checkpoint
@@ -286,6 +286,14 @@ def test_figures_for_people():
         "100 kB",
         "9,999 kB",
         "10.0 MB",
+    ]
+    assert [tick_bytes(n) for n in (0, 50, 1000, 2050, 1_250_000, 2_000_000)] == [
+        "0 B",
+        "50 B",
+        "1 kB",
+        "2.05 kB",
+        "1.25 MB",
+        "2 MB",
     ]
     assert [short_rate(r) for r in (54.7, 590_000, 1_200_000)] == ["54.7 bit/s", "590 kbit/s", "1.2 Mbit/s"]
 

@@ -1,5 +1,7 @@
 """What ``--start`` means."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -58,6 +60,18 @@ def test_a_folder_never_passes_for_what_was_drawn_or_edited(name, tmp_path, monk
     for choice in (".", f"../{name}"):
         [start] = starts_of(choice, of_size(8), (1,), seed=0, label=by_brightness).values()
         assert start.name == (name if name == "pictures" else f"folder {name}")
+
+
+def test_a_classes_name_does_not_lead_out_of_the_folder(tmp_path):
+    """A teacher may be a stranger's file, and what a synthesis starts from may be recognised in its release."""
+    for place, value in (("public/a", 0), ("public/b", 0), ("private", 255)):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(2):
+            write_picture(tmp_path / place / f"{number}.png", torch.full((3, 8, 8), value, dtype=torch.uint8))
+    for name in ("../private", str(tmp_path / "private"), "."):
+        task = dataclasses.replace(of_size(8), class_names=(name, "a"))
+        [start] = starts_of(str(tmp_path / "public"), task, (1,), seed=0, label=by_brightness).values()
+        assert start.images.shape[0] == 2 and start.images.max() == 0
 
 
 def test_the_teacher_chooses_each_classes_pictures():

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from deploy.ledger import read_ledger
+from deploy.ledger import LEDGER_FILE, read_ledger
 from deploy.result import ConfusionRow, LedgerRow, Result, read_result
 from dsv import GIVEN_IMAGES, DsvError, SupportSet, class_sums
 from protos import artefact
@@ -175,8 +175,10 @@ def _events(run_dir: Path, missing: list[str]) -> list[Event]:
 def _ledger(folder: Path, missing: list[str]) -> list[LedgerRow]:
     try:
         return read_ledger(folder)
-    except (DsvError, OSError):
-        missing.append("What the run moved cannot be shown: there is no ledger and no message among its events.")
+    except (DsvError, OSError) as error:
+        damaged = (folder / LEDGER_FILE).exists()
+        reason = str(error) if damaged else "there is no ledger and no message among its events"
+        missing.append(f"What the run moved cannot be shown: {reason}.")
         return []
 
 

@@ -32,13 +32,14 @@ def unmeasured(run: RunFacts) -> Unmeasured:
 
 
 def _moved(run: RunFacts) -> str:
-    rows = [row for row in run.ledger if row.purpose != NOT_SENT]
-    clients, rounds = {row.client for row in rows if isinstance(row.client, int)}, {row.round for row in rows} - {0}
+    """Of the clients alone: whoever operates the federation, and newcomers, are rows of the ledger below."""
+    rows = [row for row in run.ledger if row.purpose != NOT_SENT and isinstance(row.client, int)]
+    clients, rounds = {row.client for row in rows}, {row.round for row in rows} - {0}
     if not clients:
         return ""
     up, down = (short_bytes(sum(row.bytes for row in rows if row.direction == way)) for way in ("up", "down"))
-    who = f"{words.plural(len(clients), 'client')} in {words.plural(len(rounds), 'round')}"
-    return f"The federation of {who} moved {up} up and {down} down."
+    who = words.plural(len(clients), "client")
+    return f"The federation's {who} moved {up} up and {down} down in {words.plural(len(rounds), 'round')}."
 
 
 def _accuracy(run: RunFacts) -> str:
