@@ -16,7 +16,7 @@ from typing import IO
 import grpc
 
 from client.server_link import TIMEOUT_S, BreakError, PastEndError, Server, as_server
-from client.slowness import Patience, SlownessGuard
+from client.slowness import Pace, Patience, SlownessGuard
 from client.verification import signed_releases
 from dsv import DsvError, SupportSet
 from protos import artefact, release_pb2
@@ -122,6 +122,14 @@ def download(
             ) from None
 
 
+def _is(opened: IO[bytes], path: Path) -> bool:
+    """Whether an open file is still the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _message_bytes(chunk: bytes) -> int:
     """What a ``DownloadResponse`` takes; ByteSize() would encode it to find out."""
     length_digits = -(-len(chunk).bit_length() // 7)
@@ -155,6 +163,8 @@ class _Fetch:
                 return self._finished(content)
         with partial.open("a+b") as opened:
             self._lock(opened)
+            if not _is(opened, partial):  # another process finished it, and this is its release now
+                return self.run()
             resumed = opened.tell() > 0
             try:
                 content = self._fetched(opened)
@@ -183,9 +193,10 @@ class _Fetch:
 
     def _fetched(self, opened: IO[bytes]) -> bytes:
         """The whole file, over as many attempts as patience allows."""
-        progress_s, attempt, slow = time.monotonic(), 0, 0
+        progress_s, attempt, slow, pace = time.monotonic(), 0, 0, Pace(self._patience)
         while True:
             before = opened.seek(0, os.SEEK_END)
+            pace.begins(before)
             try:
                 self._attempt(opened)
                 size_bytes = opened.tell()
@@ -200,7 +211,7 @@ class _Fetch:
                 failure, slow = error, slow + 1
             except BreakError as error:
                 failure = error
-            if opened.tell() > before:
+            if opened.tell() > before and pace.holds(opened.tell()):
                 progress_s, attempt = time.monotonic(), 0
             if slow >= self._patience.slow_attempts or time.monotonic() - progress_s > self._patience.give_up_after_s:
                 raise failure

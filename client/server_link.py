@@ -16,6 +16,7 @@ from protos.pem_check import check_authority, check_pair
 from protos.transport import AUTHORIZATION, BEARER, CLIENT_OPTIONS, host_of, is_loopback
 
 TIMEOUT_S = 60.0
+_MOST_DETAILS = 400
 _PEM = "PEM file"
 _BREAKS = {
     grpc.StatusCode.UNAVAILABLE,
@@ -134,7 +135,8 @@ class Server:
 
     def public_error(self, error: grpc.RpcError) -> DsvError:
         """What a person is told about a failed call."""
-        code, details = error.code(), error.details() or ""
+        told = (error.details() or "")[:_MOST_DETAILS]  # a server's words, for this device's terminal
+        code, details = error.code(), "".join(c if c.isprintable() else "?" for c in told)
         if "larger than max" in details:
             return DsvError(f"server {self.address} sends a message without end; it is no DSV distribution service")
         away = "cannot be reached; check the address and that it runs" + self._tls_hint(details)

@@ -14,7 +14,7 @@ class Patience:
     """When a download is broken off, tried again, and given up."""
 
     give_up_after_s: float = 120.0
-    """Without a single new byte, over all attempts."""
+    """Without new bytes at ``min_bytes_per_s``, over all attempts."""
     first_byte_s: float = 60.0
     """A busy server lets downloads wait for their turn."""
     min_bytes_per_s: float = 1024.0
@@ -31,6 +31,32 @@ class Patience:
     def deadline_s(self, size_bytes: int) -> float:
         """What an attempt takes at the most."""
         return self.first_byte_s + self.window_s + size_bytes / self.min_bytes_per_s
+
+
+class Pace:
+    """Whether attempts, one after the other, bring enough together: a server may break off after every byte.
+
+    Time counts from the beginning of an attempt that brought something to the end of the one that makes it enough, the
+    pauses between them included; what a server was away before that does not.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._since: tuple[int, float] | None = None
+        self._now = (0, 0.0)
+
+    def begins(self, size_bytes: int) -> None:
+        """An attempt begins with so many bytes there."""
+        self._now = (size_bytes, time.monotonic())
+
+    def holds(self, size_bytes: int) -> bool:
+        """An attempt has ended with more bytes there; whether those since the last time that it held are enough."""
+        began_bytes, began_s = self._since = self._since or self._now
+        least_s = max(1.0, time.monotonic() - began_s)
+        if size_bytes - began_bytes < self._patience.min_bytes_per_s * least_s:
+            return False
+        self._since = None
+        return True
 
 
 class SlownessGuard:

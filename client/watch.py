@@ -45,12 +45,15 @@ def new_releases(
     while True:
         try:
             yield from _unknown(server, known, yielded)
-            failures = 0
+            failures, began_s, told = 0, time.monotonic(), set[str]()
             for digest in _told(server, look_interval_s if yielded <= known else min(_RETRY_S, look_interval_s)):
                 if digest not in known | yielded:
                     yield from _unknown(server, known, yielded)
-                    if digest not in yielded:
-                        sleep(_PAUSE_S)  # a server that makes digests up must not keep a device busy
+                if digest in told or digest not in known | yielded:
+                    sleep(_PAUSE_S)  # a server that repeats digests, or makes them up, must not keep a device busy
+                told.add(digest)
+            if time.monotonic() - began_s < _PAUSE_S:
+                sleep(_PAUSE_S)  # nor one that ends every call at once
         except BreakError as error:
             failures += 1
             on_break(error)

@@ -82,8 +82,11 @@ def rehearse(
             device=device,
             on_step=lambda name, done, steps, loss: shown.update(name, done, steps, f"loss {loss:.3f}"),
         )
-        save_checkpoint(save_model, Checkpoint(model, ModelSpec.parse(architecture, joint), joint))
-        shown.say(f"model of {joint.classes} classes: {save_model}")
+        save_checkpoint(save_model, Checkpoint(model, ModelSpec.parse(architecture, joint), joint), private=True)
+        shown.say(
+            f"model of {joint.classes} classes: {save_model} (it holds your class folders' names, and its weights tell "
+            "of your images; so does a release that is made of it)"
+        )
         if tested is not None:
             score, seen = accuracy(model, *tested, joint), tested[1].tolist()
             shown.say(f"test accuracy: {score:.1%} of {len(seen)} images of {len(set(seen))} classes")

@@ -100,7 +100,7 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
     views: LabelledViews | None = None
 
     def __post_init__(self) -> None:
-        count, classes = len(self.images), self.task.classes
+        count, classes = self.images.shape[0] if self.images.ndim else 0, self.task.classes
         expected = {
             "images": (torch.uint8, (count, *self.task.image_shape)),
             "labels": (torch.int64, (count,)),

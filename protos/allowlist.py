@@ -108,7 +108,8 @@ def _check_arrays(arrays: ArrayRecord, expected: Layout) -> None:
     for name, array in arrays.items():
         stated = ArrayLayout(array.dtype, tuple(array.shape))
         if stated != expected[name]:
-            raise RefusedError(f"array {name!r} is {stated.dtype} {stated.shape}, expected {expected[name]}")
+            told = f"{repr(stated.dtype[:40])[1:-1]} {str(stated.shape[:8])[:80]}"  # the other side's words, for a log
+            raise RefusedError(f"array {name!r} is {told}, expected {expected[name]}")
         values = _values(name, array)
         if ArrayLayout(str(values.dtype), values.shape) != expected[name]:
             raise RefusedError(f"array {name!r} states another layout than its data has")

@@ -19,6 +19,9 @@ MAX_PIXEL_BYTES = 1 << 30
 """Images above 1 GiB of pixels are refused before they are decoded."""
 MAX_EXPANSION = 256
 """So are those whose pixels would take more than this many times their encoded bytes."""
+MAX_GROWTH, MAX_FRAME_BYTES = 2, 1 << 16
+"""And pictures that take more than this many times their pixels, and what surrounds them: looking through such a file
+costs far more than its size."""
 MAX_BYTE_CLASSES = 256
 """Up to so many classes, a label takes one byte beside encoded images."""
 
@@ -109,6 +112,8 @@ class ImageEncoding:
                 f"images of {pixel_bytes} bytes in {encoded_bytes} encoded ones are above the limits "
                 f"({MAX_PIXEL_BYTES} bytes, {MAX_EXPANSION} times the encoded ones)"
             )
+        if encoded_bytes > MAX_GROWTH * pixel_bytes + MAX_FRAME_BYTES:
+            raise DsvError(f"{encoded_bytes} encoded bytes for images of {pixel_bytes} hold more than these images")
 
 
 def _packed(pixels: numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.uint8]], bits: int) -> bytes:

@@ -25,6 +25,8 @@ from dsv import (
 from protos.encodings import ImageEncoding
 
 IMAGEFOLDER = "imagefolder"
+MAX_VALIDATION_SHARE = 0.5
+"""A device refuses a run that keeps more of its images from training: of what few are left, weights would tell most."""
 PARTITIONERS = ("dirichlet", "iid")
 GLOBAL, CLIENTS = "global", "clients"
 """Values of ``synthesis_from``."""
@@ -149,9 +151,9 @@ class RunSettings:
         for name in ("dirichlet_alpha", "local_learning_rate", "round_timeout_s"):
             if not getattr(self, name) > 0:
                 raise DsvError(f"{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
-        if not 0 < self.fraction_train <= 1 or not 0 <= self.validation_share < 1:
+        if not 0 < self.fraction_train <= 1 or not 0 <= self.validation_share <= MAX_VALIDATION_SHARE:
             raise DsvError(
-                f"fraction-train must lie above 0 and up to 1, validation-share from 0 to below 1, got "
+                f"fraction-train must lie above 0 and up to 1, validation-share from 0 to {MAX_VALIDATION_SHARE}, got "
                 f"{self.fraction_train} and {self.validation_share}"
             )
         ImageEncoding(self.image_encoding)

@@ -22,6 +22,7 @@ from server.resume import (
     claimed,
     finished_teacher,
     keep_settings,
+    numbered_clients,
     round_path,
     rounds_done,
 )
@@ -81,6 +82,7 @@ def _federate(grid: Grid, settings: RunSettings, run_dir: Path, events: EventLog
         on_round=keep,
         on_clients=keep_clients if settings.synthesis_from == CLIENTS else None,
         done=done,
+        numbers=numbered_clients(run_dir),
     )
     result = strategy.start(grid, initial, num_rounds=settings.rounds - done, timeout=settings.round_timeout_s)
     if len(result.arrays) == 0 and not done:

@@ -137,7 +137,9 @@ class Catalogue:
         try:
             altered = artefact.digest(content) != stored.digest
             support_set = None if altered else artefact.decode(content)
-        except DsvError:
+        except Exception as error:  # one file must not end the looking at all others, whatever a stranger made of it
+            if not isinstance(error, DsvError):
+                log_event(logging.ERROR, "cannot decode", release=stored.digest, reason=repr(error)[:200])
             support_set = None
         if support_set is None:
             return f"release {stored.digest} was altered in the store"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
@@ -23,6 +23,8 @@ from protos.files import locked, write_atomically
 from server.signed_folder import S, SignedFolder
 from server.signed_releases import Lifetimes, SignedRelease, named_targets
 from server.signing_keys import ONLINE_ROLES, ROLES, SigningKeys
+
+_CLOCKS_DIFFER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,8 @@ class Publication(SignedFolder):
         return self._nears(signed.type, signed.expires) and self._find_signer(root, signed.type) is not None
 
     def _nears(self, role: str, ends: datetime) -> bool:
-        return ends - self.now() < self.lifetimes.of(role) / 2
+        left, lifetime = ends - self.now(), self.lifetimes.of(role)
+        return left < lifetime / 2 or left > lifetime + _CLOCKS_DIFFER  # signed while a clock was ahead
 
     def _expiry(self, role: str) -> datetime:
         return (self.now() + self.lifetimes.of(role)).replace(microsecond=0)

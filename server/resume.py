@@ -15,6 +15,7 @@ from dsv import DsvError
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.files import locked, write_output
 from protos.settings import RunSettings, Scalar
+from server.events import ClientNumbered, read_events
 from server.run_folder import ROUNDS_FOLDER, SETTINGS_FILE, TEACHER_FILE
 from server.strategy import GuardedFedAvg
 
@@ -81,6 +82,11 @@ def rounds_done(run_dir: Path, checkpoint: Checkpoint) -> int:
     if last:
         checkpoint.model.load_state_dict(load_checkpoint(round_path(run_dir, last)).model.state_dict())
     return last
+
+
+def numbered_clients(run_dir: Path) -> dict[int, int]:
+    """The number of every client, by its node's id, that the folder's run has given out so far."""
+    return {event.node: event.client for event in read_events(run_dir) if isinstance(event, ClientNumbered)}
 
 
 def round_path(run_dir: Path, number: int) -> Path:

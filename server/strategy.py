@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -53,6 +53,7 @@ class GuardedFedAvg(FedAvg):
         rounds: number of rounds, for the events.
         participation: which clients take part.
         upload_dtype: what clients send floats as; they are averaged in their original dtype.
+        numbers: of clients that were numbered before this run was cut off, by their nodes' ids.
         on_event: receives ``ClientNumbered`` of every client that is asked for the first time, ``BytesMoved`` of every
             message, ``RoundDone`` and, with an evaluation, ``RoundEvaluated``.
         on_round: receives the round's number and its global model, 0 for the initial one.
@@ -70,6 +71,7 @@ class GuardedFedAvg(FedAvg):
         on_clients: ClientsCallback | None = None,
         participation: Participation = Participation(),
         upload_dtype: str = "float32",
+        numbers: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(
             fraction_train=participation.fraction_train,
@@ -87,7 +89,7 @@ class GuardedFedAvg(FedAvg):
         self._on_event = on_event
         self._on_round = on_round
         self._on_clients = on_clients
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int, int] = dict(numbers or {})
         on_round(0, initial)
 
     def configure_train(
@@ -106,7 +108,7 @@ class GuardedFedAvg(FedAvg):
         messages = list(configured)
         for node in sorted(message.metadata.dst_node_id for message in messages):
             if node not in self._numbers:
-                self._numbers[node] = len(self._numbers)
+                self._numbers[node] = max(self._numbers.values(), default=-1) + 1
                 self._on_event(ClientNumbered(self._numbers[node], node))
         for message in messages:
             allowlist.check_instruction(message.content, self._layout)

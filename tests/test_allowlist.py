@@ -169,3 +169,13 @@ def test_every_record_is_of_its_kind():
         allowlist.check_instruction(
             RecordDict({"arrays": arrays(), "config": MetricRecord({"server-round": 1})}), LAYOUT
         )
+
+
+def test_what_a_client_states_of_an_array_forges_no_line_of_a_log_and_fills_none():
+    good = Array(numpy.ones((2, 3), numpy.float32))
+    for dtype, shape in (("float32\nINFO : all is well\x1b[2J" + "A" * 10**6, (2, 3)), ("float32", (1,) * 10**6)):
+        stated = arrays()
+        stated["a"] = Array(dtype=dtype, shape=shape, stype=good.stype, data=good.data)
+        with pytest.raises(RefusedError) as refused:
+            allowlist.check_reply(reply(stated), LAYOUT)
+        assert str(refused.value).isprintable() and len(str(refused.value)) < 400

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load, save
 
 from dsv import DsvError, LabelledViews, ViewPlan
 from protos import artefact
@@ -127,6 +129,15 @@ def test_a_tensor_missing(content):
     begin, end = header.pop("images")["data_offsets"]
     with pytest.raises(ArtefactError, match="holds tensors"):
         artefact.decode(joined(header, payload[:begin] + payload[end:]))
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "multipliers", "soft_labels"])
+def test_a_tensor_without_a_dimension(content, name):
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tensors[name] = numpy.zeros((), tensors[name].dtype)
+    with pytest.raises(ArtefactError):
+        artefact.decode(save(tensors, metadata=header["__metadata__"]))
 
 
 def test_a_tensor_of_another_type(content):

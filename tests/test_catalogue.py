@@ -98,6 +98,18 @@ def test_a_slow_read_holds_up_no_call_that_needs_none(store, digests, support_se
         assert {call.result().release.digest for call in waiting} == {asked.digest}
 
 
+def test_a_file_that_nobody_can_decode_hides_no_other_release(store, digests, catalogue, monkeypatch):
+    real = artefact.decode
+
+    def failing(content):
+        if artefact.digest(content) == digests[0]:
+            raise TypeError("len() of a 0-d tensor")
+        return real(content)
+
+    monkeypatch.setattr(artefact, "decode", failing)
+    assert {entry.release.digest for entry in catalogue.list()} == set(digests[1:])
+
+
 def test_a_release_that_no_message_can_describe_is_not_listed(digests, catalogue, monkeypatch):
     monkeypatch.setattr(server.catalogue, "MAX_LISTED_BYTES", 10)
     assert catalogue.list() == []

@@ -276,7 +276,7 @@ def test_a_round_asks_a_share_of_the_clients(image_tree):
     ("change", "message"),
     [
         ({"fraction_train": 0.0}, "fraction-train must lie above 0"),
-        ({"validation_share": 1.0}, "validation-share from 0 to below 1"),
+        ({"validation_share": 0.51}, "validation-share from 0 to 0.5"),
         ({"min_available_nodes": 0}, "min-available-nodes must be at least 1"),
         ({"round_timeout_s": 0.0}, "round-timeout-s must be positive"),
         ({"upload_dtype": "int8"}, "upload-dtype 'int8' is unknown"),

@@ -72,6 +72,43 @@ def test_a_long_download_with_many_breaks_is_not_given_up_while_it_goes_on(conte
     assert got.content == content and time.monotonic() - began > 0.8
 
 
+def test_a_server_that_breaks_off_after_every_byte_is_given_up(content, digest):
+    def drip(offset, context):
+        yield content[offset : offset + 1]
+        context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
+
+    began = time.monotonic()
+    with impostor(drip) as (address, _), pytest.raises(DsvError):
+        download(address, digest, patience=QUICK)
+    assert QUICK.give_up_after_s <= time.monotonic() - began < 5
+
+
+def test_a_file_that_another_process_finished_in_between_is_taken(content, digest, tmp_path, monkeypatch):
+    real, done = client.download._Fetch._lock, []
+
+    def slowly(fetch, opened):
+        if not done:
+            done.append(True)  # the other process renames the file that this one has opened
+            (tmp_path / f".partial-{digest}").write_bytes(content)
+            (tmp_path / f".partial-{digest}").rename(tmp_path / (digest + RELEASE_SUFFIX))
+        real(fetch, opened)
+
+    monkeypatch.setattr(client.download._Fetch, "_lock", slowly)
+    with impostor(lambda offset, context: [b"y" * 10**6]) as (address, servicer):
+        assert download(address, digest, folder=tmp_path, patience=QUICK).content == content
+    assert servicer.offsets == [] and (tmp_path / (digest + RELEASE_SUFFIX)).read_bytes() == content
+
+
+def test_a_servers_words_are_no_commands_of_a_terminal(digest):
+    def swearing(offset, context):
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "\x1b[2J\x1b]0;owned\x07" + "x" * 5000)
+        yield b""
+
+    with impostor(swearing) as (address, _), pytest.raises(DsvError) as told:
+        download(address, digest, patience=QUICK)
+    assert str(told.value).isprintable() and len(str(told.value)) < 600
+
+
 def test_a_call_that_no_guard_ends_has_a_deadline(content, digest, monkeypatch):
     """It is reckoned from the release's size at the slowest rate."""
     monkeypatch.setattr(client.download, "SlownessGuard", Unwatched)

@@ -93,6 +93,12 @@ def test_the_bytes_of_a_label_are_those_that_a_release_spends(name, support_set)
         assert ImageEncoding(name).label_bytes(task, soft=soft) * len(support_set) == end - begin
 
 
+@pytest.mark.parametrize("name", ["png", "webp", "avif:60"])
+def test_a_file_far_larger_than_its_pixels_is_not_looked_through(name):
+    with pytest.raises(DsvError, match="encoded bytes for images of 1280 hold more than these images"):
+        ImageEncoding(name).decode(bytes(2 * 1280 + (1 << 16) + 1), (20, 1, 8, 8))
+
+
 def test_a_multiplier_beyond_half_precision_is_the_largest_that_it_holds(support_set):
     large = dataclasses.replace(support_set, multipliers=torch.full((20,), 1e6))
     assert artefact.decode(artefact.encode(large, "png")).multipliers.tolist() == [65_504.0] * 20

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -130,13 +131,19 @@ def test_a_checkpoint_of_a_model_that_asks_its_weights_while_it_is_built(tmp_pat
     assert load_checkpoint(tmp_path / "m.safetensors").spec == spec
 
 
-def test_a_small_file_of_a_huge_model_takes_no_memory(tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "width"),
+    [("convnet", 4096), ("torchvision.resnet50", 0), ("vit_b_16", 0), ("googlenet", 0)],
+)
+def test_a_small_file_of_a_huge_model_takes_no_memory_and_no_time(tmp_path, architecture, width):
     task = dataclasses.asdict(Task(3, 4096, tuple(map(str, range(65_535))), (0.5,) * 3, (0.5,) * 3))
-    spec = {"architecture": "convnet", "channels": 3, "image_size_px": 4096, "classes": 65_535, "width": 4096}
+    spec = {"architecture": architecture, "channels": 3, "image_size_px": 4096, "classes": 65_535, "width": width}
     described = json.dumps({"spec": spec, "task": task})
     save_file({"x": torch.zeros(1)}, tmp_path / "m.safetensors", {METADATA_KEY: described})
-    with pytest.raises(DsvError, match="do not fit its architecture convnet"):
+    began = time.monotonic()
+    with pytest.raises(DsvError, match=f"do not fit its architecture {architecture}"):
         load_checkpoint(tmp_path / "m.safetensors")
+    assert time.monotonic() - began < 20
 
 
 def test_too_small_an_image():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from flwr.app import Context, Message, MetricRecord, RecordDict
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from in_process import InProcessGrid
 from test_federation import content, initial
 
@@ -16,10 +17,19 @@ from deploy.flower_nodes import SuperNode
 from dsv import DsvError, build_model
 from protos import allowlist
 from protos.checkpoint import Checkpoint, save_checkpoint
+from protos.exchange import as_record
 from protos.settings import CLIENTS, RunSettings
 from server.app import main as server_main
-from server.events import Failed, RoundDone, read_events
-from server.resume import ResumedFedAvg, claimed, finished_teacher, keep_settings, round_path, rounds_done
+from server.events import BytesMoved, ClientNumbered, EventLog, Failed, RoundDone, read_events
+from server.resume import (
+    ResumedFedAvg,
+    claimed,
+    finished_teacher,
+    keep_settings,
+    numbered_clients,
+    round_path,
+    rounds_done,
+)
 
 pytestmark = pytest.mark.usefixtures("a_flower_task")
 
@@ -105,6 +115,30 @@ def test_a_last_round_without_clients_models_is_run_again(tmp_path):
     server_main(InProcessGrid([client]), context)
     assert finished_teacher(tmp_path / "run") and rounds == [1, 2, 2]
     assert len(list((tmp_path / "run" / "releases").glob("*.dsv"))) == 1
+
+
+def test_a_client_keeps_its_number_over_a_break(tmp_path):
+    log = EventLog(tmp_path)
+    for event in (ClientNumbered(0, 50), ClientNumbered(1, 90), RoundDone(1, 2, 2, 0, 0.5)):
+        log.write(event)
+    events = []
+    strategy = ResumedFedAvg(
+        as_record({"w": torch.zeros(2)}),
+        rounds=2,
+        on_event=events.append,
+        on_round=lambda *_: None,
+        done=1,
+        numbers=numbered_clients(tmp_path),
+    )
+    instruction = RecordDict(
+        {
+            allowlist.ARRAYS: as_record({"w": torch.zeros(2)}),
+            allowlist.CONFIG: ConfigRecord({allowlist.ROUND: 2}),
+        }
+    )
+    strategy._checked(2, [Message(instruction, dst_node_id=node, message_type="train") for node in (30, 50)])
+    assert [e for e in events if isinstance(e, ClientNumbered)] == [ClientNumbered(2, 30)]
+    assert {e.client for e in events if isinstance(e, BytesMoved)} == {0, 2}
 
 
 def test_a_folder_in_which_a_run_is_at_work(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from client.download import download
 from client.server_link import Server
 from client.watch import new_releases
 from dsv import DsvError
-from protos import artefact, release_pb2
+from protos import artefact, release_pb2, release_pb2_grpc
 from server.distribution import SERVICE_NAME, run_server
 from server.log import LOGGER_NAME, JsonLines
 from server.serve_options import ServeOptions
@@ -86,6 +87,41 @@ def test_watching(tmp_path, support_set):
     digest = federation.store.publish(release_bytes(support_set, 3))
     with run_server(federation.store, port=port, options=options):
         assert next(news).digest == digest
+
+
+@pytest.mark.parametrize("way", ["ends", "repeats"])
+def test_a_server_that_ends_every_call_or_repeats_itself_keeps_no_device_busy(way):
+    class Hasty(release_pb2_grpc.ReleaseServiceServicer):
+        asked = 0
+
+        def ListReleases(self, request, context):
+            self.asked += 1
+            return release_pb2.ListReleasesResponse()
+
+        def WatchReleases(self, request, context):
+            self.asked += 1
+            while way == "repeats" and context.is_active():
+                yield release_pb2.WatchReleasesResponse(release=release_pb2.Release(digest="a" * 64))
+
+    class Enough(Exception): ...
+
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            raise Enough
+
+    server, servicer = grpc.server(ThreadPoolExecutor(4)), Hasty()
+    release_pb2_grpc.add_ReleaseServiceServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with pytest.raises(Enough):
+            next(new_releases(Server(address), {"a" * 64}, sleep=sleep))
+    finally:
+        server.stop(0).wait()
+    assert pauses == [1.0] * 5 and servicer.asked <= 10
 
 
 def test_a_watcher_that_is_refused_for_good_ends(store, tmp_path):

@@ -81,6 +81,17 @@ def test_what_has_half_of_its_time_behind_it_is_signed_anew(federation, days, re
     assert {role for role, version in versions().items() if version > before[role]} == renewed
 
 
+def test_what_was_signed_while_the_clock_was_ahead_is_signed_anew(federation):
+    """Devices would notice a freeze in two years only."""
+    ahead = dataclasses.replace(federation.publication, now=lambda: datetime.now(UTC) + timedelta(days=700))
+    assert ahead.update([]) is True and federation.publication.update([]) is True
+    soon = datetime.now(UTC) + timedelta(days=91)
+    for role in ("targets", "snapshot", "timestamp"):
+        copies = [Metadata.from_file(str(path)).signed for path in federation.metadata.glob(f"*{role}.json")]
+        assert max(copies, key=lambda signed: signed.version).expires < soon
+    assert federation.publication.update([]) is False
+
+
 @pytest.mark.parametrize("role", ["snapshot", "timestamp"])
 def test_a_server_does_not_start_without_the_keys_that_keep_metadata_fresh(federation, role):
     take_away(federation, role)
