@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy
@@ -12,6 +13,7 @@ from client.data import device_images, open_split
 from client.device import Device
 from client.partition import partition_of
 from dsv import DsvError, accuracy, train
+from protos.settings import RunSettings
 
 _VALIDATION_SEED = 0  # fixed: an image that is kept from training is kept from it in every round and run
 
@@ -51,8 +53,13 @@ def _own_images(device: Device) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
     else:
         split = open_split(settings.data, settings.data_root, "train", settings.task())
         own = partition_of(settings, split.labels, device.clients)[device.client]
+    training, validation = [(split.load(part), split.labels[part]) for part in held_apart(own, settings)]
+    return training, validation
+
+
+def held_apart(own: Sequence[int], settings: RunSettings) -> tuple[list[int], list[int]]:
+    """Of a client's indices those that it trains on, and those that ``validation_share`` keeps from it."""
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(_VALIDATION_SEED)).tolist()
     kept = set(order[: int(settings.validation_share * len(own))])
-    parts = [[index for number, index in enumerate(own) if (number in kept) is held] for held in (False, True)]
-    training, validation = [(split.load(part), split.labels[part]) for part in parts]
-    return training, validation
+    training = [index for number, index in enumerate(own) if number not in kept]
+    return training, [index for number, index in enumerate(own) if number in kept]

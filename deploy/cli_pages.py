@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dsv import DsvError
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"))
@@ -21,6 +23,8 @@ def report(run: Path, out: Path | None, selected: Path | None, data: str, data_r
     """One page on a RUN (default: runs/latest): what it saves, its DSVs, bytes, losses. Opens without a network."""
     from deploy.pages.run_page import Private, write_report
 
+    if (data or data_root) and not selected:
+        raise DsvError("--data and --data-root are of the images that --selected names; give it, or leave them out")
     page = write_report(run, out=out, private=Private(selected, data, data_root) if selected else None)
     if selected:
         click.secho("This page holds private images: do not pass it on.", bold=True, err=True)

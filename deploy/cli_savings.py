@@ -54,6 +54,7 @@ def ledger(run: Path, out: tuple[Path, ...]) -> None:
     show_default=True,
     help="Teachers of the one-shot way: the average of the clients' weights, or all of them.",
 )
+@click.option("--device", default="", help="Where to measure: cpu, cuda or cuda:N; the run's own when empty.")
 @click.option("--again", is_flag=True, help="Measure anew what an earlier call measured and kept in savings.json.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables and words as Markdown.")
 @_OUT
@@ -63,6 +64,7 @@ def savings(
     run: Path,
     accuracy: float | None,
     one_shot: str,
+    device: str,
     again: bool,
     markdown: Path | None,
     out: tuple[Path, ...],
@@ -83,7 +85,7 @@ def savings(
         check_output(markdown, "the tables")
     teachers = {"both": ("average", "ensemble"), "none": ()}.get(one_shot, (one_shot,))
     with display(quiet=quiet) as shown:
-        found = savings_of(run, SavingsOptions(accuracy or 0.0, teachers, again), shown)
+        found = savings_of(run, SavingsOptions(accuracy or 0.0, teachers, again, device), shown)
     show(found, markdown, out)
 
 

@@ -84,7 +84,7 @@ def _unreachable(server: Address, error: Exception) -> Finding:
         return bad("reachability", f"the name {server.host} is not known", "check the name and this machine's DNS")
     if isinstance(error, ConnectionRefusedError):
         return bad("reachability", f"nobody listens on {server}", "start 'dsv deploy proxy' there; check the port")
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return bad("reachability", "authority.crt is missing", "copy the folder that 'dsv certs' made here")
     text = f"{server} cannot be reached: {error or type(error).__name__}"
     return bad("reachability", text, "check the network, and that firewalls let the port through")

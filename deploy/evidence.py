@@ -121,9 +121,10 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     for label, name in enumerate(checkpoint.task.class_names):
         own = support_set.soft_labels[support_set.labels == label]
         entropy = f"{float(-(own * own.clamp(min=1e-12).log()).sum(1).mean()):.3f}" if len(own) else "-"
-        table.add_row(Text(name), f"{float(sums[label]):.3f}", f"{float(accuracies[label]):.1%}", entropy)
+        total = f"{float(sums[label]):.3f}" if len(own) else "-"
+        table.add_row(Text(name), total, f"{float(accuracies[label]):.1%}", entropy)
     table_console().print(table)
-    tested = torch.isfinite(accuracies)
+    tested = torch.isfinite(accuracies) & (support_set.labels.bincount(minlength=len(sums)) > 0)
     correlation = rank_correlation(sums[tested], accuracies[tested])
     click.echo(
         f"rank correlation of sum of lambda and test accuracy: {correlation:+.2f} over {int(tested.sum())} classes"

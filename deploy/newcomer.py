@@ -46,6 +46,8 @@ def bootstrap_newcomer(options: NewcomerOptions) -> None:
         DsvError: anything that the user can mend.
     """
     checked_device(options.device)
+    if options.data_root and not options.data:
+        raise DsvError("--data-root is of the data that --data names; give that too, or leave it out")
     for path, what in ((options.save_release, "release"), (options.save_model, "model")):
         if path:
             check_output(path, what)

@@ -11,6 +11,7 @@ import numpy
 from torch import nn
 
 from client.data import ImageSplit
+from client.local import held_apart
 from deploy.workers import workers
 from dsv import Ensemble, end_point_anchors, estimated_counts, synthesize, train
 from protos import artefact
@@ -43,7 +44,7 @@ def one_shot(
     start = starting_model(settings).to(settings.device)
 
     def trained(client: int) -> nn.Module:
-        own = list(parts[client])
+        own = held_apart(parts[client], settings)[0]
         long = replace(settings, rounds=1, local_epochs=settings.local_epochs * settings.rounds)
         config = long.local_training(1, len(own))
         model = copy.deepcopy(start)
@@ -61,7 +62,7 @@ def one_shot(
         for done, model in enumerate(at_work.pool.map(trained, range(len(parts))), 1):
             members.append(model)
             note(done, len(parts))
-    sizes = [len(part) for part in parts]
+    sizes = [len(held_apart(part, settings)[0]) for part in parts]
     counts = estimated_counts(members, sizes, settings.task())
     return OneShot(_averaged(members, sizes), Ensemble(members, counts).eval())
 

@@ -57,6 +57,9 @@ class HarnessSettings:
             if getattr(self, name) < least:
                 raise DsvError(f"{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
 
+        if len(set(self.architectures)) < len(self.architectures):
+            raise DsvError(f"newcomers {self.newcomers!r} name an architecture twice; name each once")
+
     @property
     def architectures(self) -> tuple[str, ...]:
         """The newcomers' architectures."""

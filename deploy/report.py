@@ -51,7 +51,7 @@ def _lines(result: Result) -> list[str]:
     raw = total("raw_images_instead", "up")
     rounds = max(row.round for row in result.ledger)
     plural = f"{rounds} round{'' if rounds == 1 else 's'}"
-    clients = len({row.client for row in result.ledger if row.purpose == "weights"})
+    clients = len({row.client for row in result.ledger if row.purpose in ("weights", "raw_images_instead")})
     seconds = result.seconds
     return [
         f"federation: {clients} clients, {plural}: {exact_bytes(up)} up, {exact_bytes(down)} down "

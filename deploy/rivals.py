@@ -47,11 +47,12 @@ def rival_jobs(bench: Bench, count: int, release: SupportSet) -> list[Job]:
                 return drawn, labeller.views(drawn, views.plan)
             return drawn, labeller.probabilities(drawn)
 
+        drawn = pixels(bench.seed + 1)
         if labels == "view" and views:
             label_bytes = level_size_bytes(views.levels.numel())
         else:
-            label_bytes = images * bench.encoding.label_bytes(task, soft=labels == "soft")
-        size_bytes = released(bench, pixels(bench.seed + 1))[1] + label_bytes
+            label_bytes = len(drawn) * bench.encoding.label_bytes(task, soft=labels == "soft")
+        size_bytes = released(bench, drawn)[1] + label_bytes
         return Job(f"{name}_{labels}", bench.harness.architectures[0], count, labels, size_bytes, "", data)
 
     kinds = compared_kinds(release)

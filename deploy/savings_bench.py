@@ -22,7 +22,7 @@ from deploy.rivals import compared_kinds, random_per_class, released
 from deploy.savings import Kind, Way
 from deploy.savings_file import target_of
 from deploy.trainings import Bench, Job, run_jobs, same_for_every_seed, summary
-from dsv import Targets, accuracy, newcomer_training, train
+from dsv import SupportSet, Targets, accuracy, newcomer_training, train
 from protos import artefact
 from protos.checkpoint import Checkpoint
 from protos.encodings import ImageEncoding
@@ -64,7 +64,7 @@ class SavingsBench:
         self._data: RunData = run.data()
         self._images = self._data.test.images()
         self._device = run.settings.device
-        self._seconds = 0.0
+        self._seconds: dict[str, float] = {}
 
     def parts(
         self, measured: Sequence[Way], target: float, one_shot: Sequence[str]
@@ -77,9 +77,8 @@ class SavingsBench:
             one_shot: teachers of the one-shot way: ``average``, ``ensemble``, both or none.
         """
         have = {way.kind for way in measured}
-        known = [way.training_s for way in measured if way.kind is Kind.FEDAVG_DSV]
-        self._seconds = known[0] if known else self._training_s()
-        dsv = ways_of.fedavg_dsv(self._run, self._seconds)
+        dsv = [way for way in measured if way.kind is Kind.FEDAVG_DSV]
+        dsv = dsv or ways_of.fedavg_dsv(self._run, self._training_s)
         target = target or target_of(dsv)
         if Kind.FEDAVG_DSV not in have:
             yield lambda: dsv
@@ -101,11 +100,18 @@ class SavingsBench:
         harness, encoding = self._run.harness, ImageEncoding(settings.image_encoding)
         return Bench(teacher, self._data.train, self._images, labels, harness, settings.seed, settings.device, encoding)
 
-    def _training_s(self) -> float:
-        """How long a newcomer trains on this machine, on one thread, from the run's largest release."""
-        release = max(self._run.result.newcomers, key=lambda row: row.images_per_class)
-        support_set = artefact.load(DirectoryStore(self._run.folder / STORE_FOLDER).path(release.release_digest))
-        targets = support_set.targets()
+    def _training_s(self, labels: str, support_set: SupportSet | None = None) -> float:
+        """How long a newcomer trains on this machine, on one thread, towards labels of one kind (from views it takes
+        more steps than from classes): from the run's largest release, or a set that has such labels."""
+        if labels not in self._seconds:
+            if support_set is None:
+                release = max(self._run.result.newcomers, key=lambda row: row.images_per_class)
+                store = DirectoryStore(self._run.folder / STORE_FOLDER)
+                support_set = artefact.load(store.path(release.release_digest))
+            self._seconds[labels] = self._timed(support_set, support_set.targets(labels))
+        return self._seconds[labels]
+
+    def _timed(self, support_set: SupportSet, targets: Targets) -> float:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         config = newcomer_training(self._run.harness.newcomer_steps, targets)
@@ -152,17 +158,19 @@ class SavingsBench:
 
     def _federated(self, target: float) -> Iterator[Way]:
         """The model of every round: as it is, and quantised at the end and where it first is good enough."""
-        rounds, first = self._run.settings.rounds, 0
+        rounds, reached_by = self._run.settings.rounds, set[Kind]()
         for number in range(1, rounds + 1):
             model = self._run.after_round(number).model
             score = self._test(model)
             self._display.update("models of the rounds", number, rounds, f"{score:.1%}")
             yield ways_of.fedavg(self._run, number, score)
-            first = first or (number if score >= target else 0)
             for kind, name in _QUANTISED.items():
-                if kind is Kind.WEIGHTS_FLOAT32 or number in (first, rounds):
+                # rounding may cost what was just reached: each format is tried on until it is there too
+                tried = number == rounds or (score >= target and kind not in reached_by)
+                if kind is Kind.WEIGHTS_FLOAT32 or tried:
                     sent = sent_as(model, name)
                     reached = score if kind is Kind.WEIGHTS_FLOAT32 else self._test(sent.model)
+                    reached_by |= {kind} if reached >= target else set()
                     yield ways_of.weights(self._run, kind, number, sent.size_bytes, reached)
 
     def _one_shot(self, wanted: Sequence[str]) -> Iterator[Way]:
@@ -188,7 +196,8 @@ class SavingsBench:
         got = _downloaded(one_shot_release(run.settings, model, count, teacher=teacher, on_iteration=every))
         reached, labels = max((self._trained(got, kind), kind) for kind in compared_kinds(got.support_set))
         variant = f"{kind} {score:.1%}, {count}/class, {labels}"
-        return ways_of.one_shot_dsv(run, variant, reached, downloaded_bytes=got.bytes_down, training_s=self._seconds)
+        training_s = self._training_s(labels, got.support_set)
+        return ways_of.one_shot_dsv(run, variant, reached, downloaded_bytes=got.bytes_down, training_s=training_s)
 
     def _trained(self, got: Download, labels: str) -> tuple[float, float]:
         """Mean and deviation of newcomers that train from a release."""
@@ -210,7 +219,7 @@ class SavingsBench:
             row = known.get(count) or RivalRow(
                 "random_real_hard", run.harness.architectures[0], count, *self._drawn(count), 0
             )
-            yield ways_of.random_real(run, row, images, self._seconds)
+            yield ways_of.random_real(run, row, images, self._training_s("hard"))
             if row.accuracy_mean >= target and count >= max(known):
                 return
 

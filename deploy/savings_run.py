@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -15,17 +15,20 @@ from deploy.savings_bench import UP_TO_TARGET, SavingsBench, one_shots_to_measur
 from deploy.savings_file import FILE_NAME, Savings, read_measured, target_of
 from deploy.savings_report import FOOTNOTE, savings_rows, sheets
 from deploy.tables import write_rows
+from dsv import checked_device
 from protos.files import write_output
 from server.progress import Display
 
 
 @dataclass(frozen=True)
 class SavingsOptions:
-    """Options of ``dsv savings``; its help describes them. ``accuracy`` 0 takes that of the best DSVs."""
+    """Options of ``dsv savings``; its help describes them. ``accuracy`` 0 takes that of the best DSVs, an empty
+    ``device`` the run's."""
 
     accuracy: float
     one_shot: Sequence[str]
     again: bool
+    device: str = ""
 
 
 def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savings:
@@ -55,10 +58,18 @@ def savings_of(folder: Path, options: SavingsOptions, display: Display) -> Savin
         display.say(f"measured before: {path}; --again measures anew")
     missing = set(Kind) - {way.kind for way in ways}
     if missing - {Kind.ONE_SHOT_DSV, Kind.ONE_SHOT_WEIGHTS} or one_shots_to_measure(run, ways, options.one_shot):
-        for part in SavingsBench(run, display).parts(ways, options.accuracy, options.one_shot):
+        device = checked_device(options.device or run.settings.device)
+        here = replace(run, settings=replace(run.settings, device=str(device)))
+        for part in SavingsBench(here, display).parts(ways, options.accuracy, options.one_shot):
             ways += part()
             kept()
-    return kept()
+    found = kept()
+    return replace(found, ways=tuple(way for way in found.ways if _asked_for(way, options)))
+
+
+def _asked_for(way: Way, options: SavingsOptions) -> bool:
+    one_shot = way.kind in (Kind.ONE_SHOT_DSV, Kind.ONE_SHOT_WEIGHTS)
+    return not one_shot or way.variant.split()[0].rstrip(",") in options.one_shot
 
 
 def show(found: Savings, markdown: Path | None, out: Sequence[Path]) -> None:

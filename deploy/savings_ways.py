@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from client.data import ImageSplit
@@ -31,6 +31,19 @@ def federated(ledger: Iterable[LedgerRow], rounds: int) -> Moved:
         if row.purpose in (WEIGHTS, CONTROL) and row.round <= rounds:
             sums[row.direction] += row.bytes
     return Moved(sums["up"], sums["down"])
+
+
+def one_upload(run: FinishedRun) -> Moved:
+    """What all clients move for one round, if each of them takes part, as the first round's messages were."""
+    asked = {"up": set[int | str](), "down": set[int | str]()}
+    for row in run.result.ledger:
+        if row.purpose == WEIGHTS and row.round == 1:
+            asked[row.direction].add(row.client)
+    first, clients = federated(run.result.ledger, 1), run.harness.clients
+    return Moved(
+        first.up * clients // max(1, len(asked["up"])),
+        first.down * clients // max(1, len(asked["down"])),
+    )
 
 
 def request_bytes(ledger: Iterable[LedgerRow]) -> int:
@@ -98,8 +111,12 @@ def raw_images(run: FinishedRun, bits: str, size_bytes: int, accuracy: float) ->
     )
 
 
-def fedavg_dsv(run: FinishedRun, training_s: float) -> list[Way]:
-    """After the federation, newcomers are sent DSVs: the run's releases, each with its better kind of labels."""
+def fedavg_dsv(run: FinishedRun, training_s: Callable[[str], float]) -> list[Way]:
+    """After the federation, newcomers are sent DSVs: the run's releases, each with its better kind of labels.
+
+    Args:
+        training_s: of a newcomer, by the kind of its labels.
+    """
     moved = federated(run.result.ledger, run.settings.rounds)
     own = [row for row in run.result.newcomers if row.architecture == run.harness.architectures[0]]
     chosen: dict[int, NewcomerRow] = {}
@@ -118,7 +135,7 @@ def fedavg_dsv(run: FinishedRun, training_s: float) -> list[Way]:
             client_exchanges=run.settings.rounds,
             newcomer_up_bytes=request_bytes(run.result.ledger),
             newcomer_down_bytes=row.downloaded_bytes,
-            training_s=training_s,
+            training_s=training_s(row.labels),
             any_architecture=True,
         )
         for _, row in sorted(chosen.items())
@@ -162,7 +179,7 @@ def one_shot_dsv(
     Args:
         accuracy: mean and standard deviation.
     """
-    moved = federated(run.result.ledger, 1)
+    moved = one_upload(run)
     return Way(
         kind=Kind.ONE_SHOT_DSV,
         variant=variant,
@@ -182,7 +199,7 @@ def one_shot_dsv(
 
 def one_shot_weights(run: FinishedRun, variant: str, size_bytes: int, accuracy: float) -> Way:
     """One round as for ``one_shot_dsv``; newcomers are sent what came of it, which for an ensemble is every model."""
-    moved = federated(run.result.ledger, 1)
+    moved = one_upload(run)
     return Way(
         kind=Kind.ONE_SHOT_WEIGHTS,
         variant=variant,

@@ -74,7 +74,7 @@ def _range(found: Range | None) -> str:
     if found is None:
         return "never"
     if found.last is not None:
-        return f"up to {found.last:,} newcomers"
+        return f"up to {found.last:,} newcomer{'' if found.last == 1 else 's'}"
     return "for any number of newcomers" if found.first == 1 else f"from {found.first:,} newcomers on"
 
 
@@ -122,8 +122,10 @@ def _losses(dsvs: Sequence[Way], rivals: Sequence[Way], at_best: Mapping[Kind, W
             respects.append(f"fewer bytes to a newcomer ({short_bytes(rival.newcomer_bytes)})")
         if rival.fixed_bytes < dsv.fixed_bytes:
             respects.append(f"fewer bytes before the first newcomer ({short_bytes(rival.fixed_bytes)})")
-        if rival.training_s < dsv.training_s and rival.kind is not Kind.FEDAVG:  # who joins trains in the rounds
+        if rival.training_s == 0 < dsv.training_s and rival.kind is not Kind.FEDAVG:  # who joins trains in the rounds
             respects.append("no training on the newcomer")
+        elif 0 < rival.training_s < dsv.training_s:
+            respects.append(f"a shorter training ({rival.training_s:.1f} s)")
         if respects:
             price = [] if rival.any_architecture else ["for one architecture alone"]
             price += ["private images leave their device"] if rival.images_leave else []

@@ -25,10 +25,11 @@ _SHADES = 16
 def sums_against_accuracy(release: ReleaseFacts, teacher: ConfusionRow, key: str) -> Chart | None:
     """Per class: sum of lambda beside the teacher's test accuracy."""
     accuracies = class_accuracies(teacher, len(release.class_names))
-    tested = torch.isfinite(accuracies)
+    sums = release.sums()
+    shown = release.support_set.labels.bincount(minlength=len(sums)) > 0
+    tested = torch.isfinite(accuracies) & shown
     if int(tested.sum()) < 2:
         return None
-    sums = release.sums()
     correlation = rank_correlation(sums[tested], accuracies[tested])
     with drawing(key) as drawn:
         axes = drawn.axes()
@@ -49,7 +50,7 @@ def sums_against_accuracy(release: ReleaseFacts, teacher: ConfusionRow, key: str
     ranked = "not defined" if math.isnan(correlation) else words.signed(correlation, 2)
     told = (
         f"Rank correlation {ranked} over {words.plural(int(tested.sum()), 'class')}. Sums of lambda from "
-        f"{float(sums.min()):.3g} to {float(sums.max()):.3g}, accuracies from "
+        f"{float(sums[tested].min()):.3g} to {float(sums[tested].max()):.3g}, accuracies from "
         f"{words.share(float(accuracies[tested].min()))} to {words.share(float(accuracies[tested].max()))}."
     )
     caption = f"Rank correlation {ranked} over {words.plural(int(tested.sum()), 'class')}."

@@ -129,11 +129,12 @@ def _labels(rival: RivalRow) -> str:
 
 
 def _savings(row: NewcomerRow, goals: list[RivalRow]) -> str:
-    """A sentence; of rivals that differ in their labels alone, the most accurate one speaks."""
+    """A sentence; of rivals that differ in their labels alone, the one that speaks is the smallest that is as accurate
+    as the newcomer, or, where none is, the most accurate."""
     best: dict[str, RivalRow] = {}
     for rival in goals:
         name = rival_in_words(rival)
-        if name not in best or rival.accuracy_mean > best[name].accuracy_mean:
+        if name not in best or _strength(row, rival) > _strength(row, best[name]):
             best[name] = rival
     parts = [
         f"{_saving(row.downloaded_bytes, rival.downloaded_bytes)} bytes than {name} "
@@ -142,6 +143,12 @@ def _savings(row: NewcomerRow, goals: list[RivalRow]) -> str:
         if rival.downloaded_bytes
     ]
     return f"It takes {', and '.join(parts)}." if parts else ""
+
+
+def _strength(row: NewcomerRow, rival: RivalRow) -> tuple[bool, float]:
+    gain = row.accuracy_mean - rival.accuracy_mean
+    holds = gain <= math.hypot(row.accuracy_std, rival.accuracy_std)
+    return holds, -rival.downloaded_bytes if holds else rival.accuracy_mean
 
 
 def _saving(own_bytes: int, rival_bytes: int) -> str:

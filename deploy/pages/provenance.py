@@ -91,9 +91,10 @@ def _argument(key: str, value: Any) -> str:
 
 def _told(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Options that say what was done, by the command line's names; not where it was written."""
+    made_here = PurePath(str(settings.get("run-dir") or settings.get("run_dir") or "")) / _MADE_BY_THE_RUN
     for name, value in settings.items():
         key = name.replace("_", "-")
-        made = key == "partition-file" and PurePath(str(value)).name == _MADE_BY_THE_RUN
+        made = key == "partition-file" and PurePath(str(value)) == made_here
         if key not in _OF_THE_RUN and not made:
             yield key, value
 
