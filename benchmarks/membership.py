@@ -49,7 +49,6 @@ from protos.checkpoint import load_checkpoint
 from protos.files import write_atomically
 
 _AT_MOST = 10_000
-_REFERENCES = 3
 _FALSE_ALARMS = 0.01
 
 
@@ -106,18 +105,19 @@ class Suspects:
     task: Task
 
     @classmethod
-    def of(cls, real: Images, task: Task, architecture: str, device: str) -> Suspects:
-        """Members and as many others as there are, 10,000 at most of each; references learn from the test images' other
-        half."""
-        half = len(real.test_labels) // 2
+    def of(cls, real: Images, task: Task, architecture: str, references: int, device: str) -> Suspects:
+        """Members, 10,000 at most, and one half of the test images; references learn from the other half."""
         order = torch.randperm(len(real.train_labels), generator=torch.Generator().manual_seed(0))[:_AT_MOST]
-        images = torch.cat([real.train[order], real.test[:half][:_AT_MOST]])
-        labels = torch.cat([real.train_labels[order], real.test_labels[:half][:_AT_MOST]])
-        known, classes = real.test[half:], real.test_labels[half:]
+        # a data set's files come class by class, and either half must have all of them
+        drawn = torch.randperm(len(real.test_labels), generator=torch.Generator().manual_seed(1))
+        others, rest = drawn.chunk(2)
+        images = torch.cat([real.train[order], real.test[others]])
+        labels = torch.cat([real.train_labels[order], real.test_labels[others]])
+        known, classes = real.test[rest], real.test_labels[rest]
         config = training_for(len(known), classes, 0)
         models = [
             train_newcomer(architecture, known, classes, task, config, seed=seed, device=device)
-            for seed in range(1, _REFERENCES + 1)
+            for seed in range(1, references + 1)
         ]
         reference = torch.stack([sureness(model, images, labels, task) for model in models]).mean(dim=0)
         return cls(images, labels, len(order), reference, task)
@@ -178,6 +178,7 @@ def read(path: Path) -> list[Row]:
 @click.option("--per-class", default=10, show_default=True)
 @click.option("--iterations", default=300, show_default=True)
 @click.option("--newcomers", default=3, show_default=True, help="How many an attacker trains and asks together.")
+@click.option("--references", default=3, show_default=True, help="Models that learned from other images.")
 @click.option("--steps", default=0, show_default=True, help="Of a newcomer; 0: a newcomer's default.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/membership.json"), show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -208,7 +209,7 @@ def _attacks(name: str, o: dict[str, Any]) -> list[Row]:
         teacher, made = bench.teacher, make(bench, o["method"], o["per_class"], 0)[0]
         images, labels = made.images, made.labels
     task, architecture, called = teacher.task, str(teacher.spec), o["called"] or name
-    suspects = Suspects.of(real, task, architecture, device)
+    suspects = Suspects.of(real, task, architecture, o["references"], device)
     plan = usual_views(task)
     assert plan is not None
     noise = to_uint8(noise_pixels(task, len(images), torch.Generator().manual_seed(0)))

@@ -251,3 +251,9 @@ def test_a_release_or_model_that_cannot_be_kept_is_told_before_the_download(tmp_
     refused("cannot write release", *common, "--save-release", tmp_path)
     refused("is not in the range", *common, "--seed", "-1")
     refused("is not in the range", *common, "--seed", "99999999999999999999")
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path):
+    refused("of the images that --selected names", "report", tmp_path, "--data-root", tmp_path)
+    refused("of the data that --data names", "bootstrap", "--server", "localhost:1", "--data-root", tmp_path)
+    refused("name an architecture twice", "simulate", "--newcomers", "convnet:8,convnet:8")

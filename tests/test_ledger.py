@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gc
 import json
+import re
 import signal
 import socket
 import struct
@@ -242,6 +243,13 @@ def test_a_ledger_in_every_format_and_back(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(files[2])
     assert table.column("bytes").to_pylist() == [10, 5] and table.column("client").to_pylist() == ["0", "newcomer a,b"]
+
+
+def test_parties_stand_in_the_order_of_their_numbers(tmp_path):
+    rows = [LedgerRow(1, client, "weights", "up", 10) for client in (10, 2, 0)]
+    write_ledger(tmp_path / "ledger.json", [*rows, LedgerRow(0, "operator", "transport", "up", 1)])
+    parties = done("ledger", tmp_path).split("Bytes moved by party")[1]
+    assert re.findall(r"client \d+|operator", parties) == ["client 0", "client 2", "client 10", "operator"]
 
 
 def test_a_run_that_nobody_measured_has_its_messages(tmp_path):

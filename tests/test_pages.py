@@ -16,11 +16,11 @@ from run_folders import HOSTILE, a_release, a_result, a_run, a_task
 
 from deploy.ledger import write_ledger
 from deploy.pages import words
-from deploy.pages.headline import headline
+from deploy.pages.headline import best_newcomer, headline
 from deploy.pages.html import LIMIT_BYTES
 from deploy.pages.provenance import commands_of
 from deploy.pages.run_page import write_report
-from deploy.result import LedgerRow, read_result
+from deploy.result import LedgerRow, RivalRow, read_result
 from dsv import (
     GIVEN_IMAGES,
     Frames,
@@ -135,6 +135,24 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     text["newcomers"][0]["of_a_newer_version"] = 1
     (tmp_path / RESULT_FILE).write_text(json.dumps(text))
     assert read_result(tmp_path / RESULT_FILE).confusions == []
+
+
+def test_of_a_rivals_kinds_of_labels_the_strongest_speaks():
+    """The smallest that is as good as the newcomer, or else the best."""
+    result = a_result(a_task(), (1, 4))
+    row = best_newcomer(result)
+
+    def told(*pairs):
+        rivals = [
+            RivalRow(f"random_real_{kind}", row.architecture, row.images_per_class, accuracy, 0.0, size)
+            for kind, accuracy, size in pairs
+        ]
+        return headline(replace(result, rivals=rivals)).savings
+
+    good, bad = row.accuracy_mean + 0.01, row.accuracy_mean - 0.2
+    assert "for 1.7 kB" in told(("hard", good, 1_700), ("view", good + 0.02, 21_000))
+    assert "for 21.0 kB" in told(("hard", bad, 1_700), ("view", good, 21_000))
+    assert "for 21.0 kB" in told(("hard", bad - 0.1, 1_700), ("view", bad, 21_000))
 
 
 def test_the_headline_names_every_rival_and_where_dsvs_lose():

@@ -24,8 +24,9 @@ from deploy.options import HarnessSettings
 from deploy.quantised import sent_as
 from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
 from deploy.savings import Kind
-from deploy.savings_bench import one_shots_to_measure
+from deploy.savings_bench import SavingsBench, one_shots_to_measure
 from deploy.savings_file import read_measured
+from deploy.savings_ways import federated, one_upload
 from deploy.savings_words import short_rate
 from deploy.units import exact_bytes, short_bytes, short_time, tick_bytes
 from dsv import DsvError, accuracy, synthesize
@@ -226,6 +227,29 @@ def test_one_shot_averages_by_examples_and_the_ensemble_knows_their_numbers(data
         assert torch.allclose(tensor, expected, atol=1e-6), name
     assert torch.allclose(made.ensemble.counts.sum(dim=1), torch.tensor([200.0, 40.0]))
     assert not made.average.training and not any(m.training for m in made.ensemble.modules())
+
+
+def test_a_client_that_uploads_once_keeps_the_same_images_from_training(data, parts):
+    made = one_shot(replace(SMALL, validation_share=0.25), data[0], parts, lambda done, total: None)
+    trained_on = torch.tensor([float(len(part) - len(part) // 4) for part in parts])
+    assert torch.allclose(made.ensemble.counts.sum(dim=1), trained_on)
+
+
+def test_one_upload_is_every_clients_also_where_a_round_asked_some(run):
+    finished = FinishedRun.open(run)
+    ledger = [row for row in finished.result.ledger if row.round != 1 or row.client == 0]
+    some = replace(finished, result=replace(finished.result, ledger=ledger))
+    whole, first = one_upload(finished), federated(ledger, 1)
+    assert one_upload(some).up == first.up * finished.harness.clients
+    assert whole == federated(finished.result.ledger, 1)
+
+
+def test_who_trains_from_classes_trains_for_as_long_as_that_takes(measured, monkeypatch, run):
+    asked = []
+    monkeypatch.setattr(SavingsBench, "_timed", lambda self, found, targets: asked.append(targets) or float(len(asked)))
+    bench = SavingsBench(FinishedRun.open(run), None)  # type: ignore[arg-type]
+    assert [bench._training_s(kind) for kind in ("hard", "soft", "hard")] == [1.0, 2.0, 1.0]
+    assert asked[0].ndim == 1 and asked[1].ndim == 2
 
 
 @given(arrays("float32", array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-100, 100, width=32)))

@@ -1,6 +1,7 @@
 """``dsv select`` and ``dsv characterise``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ def test_the_commands(teacher, support_set, tmp_path):
     printed = done("characterise", *model, "--release", tmp_path / "set.dsv")
     assert "rank correlation of sum of lambda and test accuracy" in printed
     assert refused("cannot read release", "characterise", *model, "--release", tmp_path / "none.dsv") == 1
+    kept = torch.isin(support_set.labels, torch.tensor([0, 1, 9]))
+    tensors = {name: getattr(support_set, name)[kept] for name in ("images", "labels", "soft_labels", "multipliers")}
+    (tmp_path / "part.dsv").write_bytes(artefact.encode(replace(support_set, **tensors)))
+    assert "over 3 classes" in done("characterise", *model, "--release", tmp_path / "part.dsv")
 
 
 def test_ones_own_pictures_are_named(image_tree, tmp_path):
