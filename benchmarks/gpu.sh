@@ -3,8 +3,8 @@
 #   sh benchmarks/gpu.sh DATA RESNET50.safetensors OUT [PART ...]
 # DATA: a folder with cifar10/ and imagenet-sample/ as ImageFolder trees, and Fashion-MNIST. RESNET50: torchvision's
 # weights. OUT: what is made, but for the rows, which go to docs/results/. PART: of tests, synthesis, imagenet,
-# zero_shot, rehearsal, paper; all of them when left out. Each goes on where it was cut off. PYTHON=python3 where there is no
-# .venv; Flower is not needed. Has been run in miniature on the tests' second device, and not yet on a card.
+# zero_shot, rehearsal, paper; all of them when left out. Each goes on where it was cut off. PYTHON=python3 where there
+# is no .venv; Flower is not needed. Has been run in miniature on the tests' second device, and not yet on a card.
 set -eu
 data=$1 resnet50=$2 out=$3
 shift 3

@@ -14,10 +14,9 @@ Rows go to ``docs/results/membership.json``; ``--table`` prints them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
+from benchmarks.json_rows import read_rows, write_rows
 from benchmarks.machine import this_machine
 from benchmarks.zero_shot_bench import Bench
 from benchmarks.zero_shot_federations import FEDERATIONS, Images, load_images
@@ -35,6 +35,7 @@ from client.rehearsal import training_for
 from dsv import (
     Targets,
     Task,
+    TrainingConfig,
     from_uint8,
     label_views,
     newcomer_training,
@@ -46,7 +47,6 @@ from dsv import (
 )
 from protos import artefact
 from protos.checkpoint import load_checkpoint
-from protos.files import write_atomically
 
 _AT_MOST = 10_000
 _FALSE_ALARMS = 0.01
@@ -115,10 +115,7 @@ class Suspects:
         labels = torch.cat([real.train_labels[order], real.test_labels[others]])
         known, classes = real.test[rest], real.test_labels[rest]
         config = training_for(len(known), classes, 0)
-        models = [
-            train_newcomer(architecture, known, classes, task, config, seed=seed, device=device)
-            for seed in range(1, references + 1)
-        ]
+        models = _trained(architecture, known, classes, task, config, count=references, device=device)
         reference = torch.stack([sureness(model, images, labels, task) for model in models]).mean(dim=0)
         return cls(images, labels, len(order), reference, task)
 
@@ -142,6 +139,15 @@ class Suspects:
         )
 
 
+def _trained(
+    architecture: str, images: Tensor, targets: Targets, task: Task, config: TrainingConfig, *, count: int, device: str
+) -> list[nn.Module]:
+    return [
+        train_newcomer(architecture, images, targets, task, config, seed=seed, device=device)
+        for seed in range(1, count + 1)
+    ]
+
+
 def interval(auc: float, members: int, others: int) -> float:
     """Half of an AUC's 95 % interval (Hanley and McNeil, 1982)."""
     one, other = auc / (2 - auc), 2 * auc**2 / (1 + auc)
@@ -160,11 +166,6 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = (row.federation, row.attacker, f"{row.accuracy:.1%}", *aucs, f"{row.found:.1%}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def read(path: Path) -> list[Row]:
-    """The rows that there are."""
-    return [Row(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
 
 
 @click.command()
@@ -187,10 +188,9 @@ def main(name: str, **o: Any) -> None:
     """Attack the weights, and newcomers of the release; print the table."""
     if not o["table"]:
         rows = _attacks(name, o)
-        kept = [row for row in read(o["out"]) if row.federation != rows[0].federation]
-        text = ",\n  ".join(json.dumps(asdict(row)) for row in [*kept, *rows])
-        write_atomically(o["out"], f'{{"rows": [\n  {text}\n]}}\n'.encode())
-    print(markdown(read(o["out"])))
+        kept = [row for row in read_rows(Row, o["out"]) if row.federation != rows[0].federation]
+        write_rows(o["out"], [*kept, *rows])
+    print(markdown(read_rows(Row, o["out"])))
 
 
 def _attacks(name: str, o: dict[str, Any]) -> list[Row]:
@@ -213,18 +213,19 @@ def _attacks(name: str, o: dict[str, Any]) -> list[Row]:
     plan = usual_views(task)
     assert plan is not None
     noise = to_uint8(noise_pixels(task, len(images), torch.Generator().manual_seed(0)))
+
+    def labelled(shown: Tensor) -> Targets:
+        return label_views(teacher.model, shown, task, plan, device=device)
+
     learned: list[tuple[str, Tensor, Targets]] = [
-        (source, shown, label_views(teacher.model, shown, task, plan, device=device))
-        for source, shown in (("DSVs, labelled views", images), ("noise, labelled alike", noise))
+        ("DSVs, labelled views", images, labelled(images)),
+        ("DSVs, hard labels", images, labels),
+        ("noise, labelled alike", noise, labelled(noise)),
     ]
-    learned.insert(1, ("DSVs, hard labels", images, labels))
     rows = [suspects.attacked(called, "the weights", [teacher.model], device)]
     for source, shown, targets in learned:
         config = newcomer_training(o["steps"], targets)
-        models = [
-            train_newcomer(architecture, shown, targets, task, config, seed=seed, device=device)
-            for seed in range(1, o["newcomers"] + 1)
-        ]
+        models = _trained(architecture, shown, targets, task, config, count=o["newcomers"], device=device)
         rows.append(suspects.attacked(called, f"newcomers of {source}", models, device))
     return rows
 

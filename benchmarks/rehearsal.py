@@ -9,23 +9,22 @@ student then has all images of the other half and that release, or whatever its 
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from benchmarks.cifar import Images
+from benchmarks.json_rows import read_rows, write_rows
 from benchmarks.machine import this_machine
 from benchmarks.rehearsal_halves import Halves
 from benchmarks.rehearsal_ways import OF_THE_TEACHERS_ARCHITECTURE, WAYS
 from client.data import open_split
 from dsv import KNOWN_TASKS, accuracy
-from protos.files import write_atomically
 from protos.settings import IMAGEFOLDER
 
 
@@ -74,11 +73,6 @@ def _figure(values: list[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def read(path: Path) -> list[Row]:
-    """The rows that there are."""
-    return [Row(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
-
-
 @click.command()
 @click.option("--data", type=click.Choice(list(KNOWN_TASKS)), required=True)
 @click.option("--data-root", default="", help="Folder of the data set.")
@@ -105,12 +99,12 @@ def main(**o: Any) -> None:
                     if way in OF_THE_TEACHERS_ARCHITECTURE and student != o["teacher"]:
                         continue
                     _add(o["out"], halves, data=data, way=way, student=student, seed=seed)
-    print(markdown(row for row in read(o["out"]) if row.data == data and row.teacher == o["teacher"]))
+    print(markdown(row for row in read_rows(Row, o["out"]) if row.data == data and row.teacher == o["teacher"]))
 
 
 def _add(out: Path, halves: Halves, *, data: str, way: str, student: str, seed: int) -> None:
     wanted = (data, halves.architecture, halves.per_class, halves.steps, way, student, seed)
-    if wanted in {(r.data, r.teacher, r.per_class, r.steps, r.way, r.student, r.seed) for r in read(out)}:
+    if wanted in {(r.data, r.teacher, r.per_class, r.steps, r.way, r.student, r.seed) for r in read_rows(Row, out)}:
         return
     reached, size_bytes = WAYS[way](halves, student, seed)
     of_old = halves.images.test_labels < halves.old.classes
@@ -132,11 +126,9 @@ def _add(out: Path, halves: Halves, *, data: str, way: str, student: str, seed: 
         **figures,
     )
     print(f"{way}, {student}, seed {seed}: {reached.every:.1%} ({reached.old:.1%}, {reached.new:.1%})", file=sys.stderr)
-    rows = [*read(out), row]  # read anew: another process may have added to it
+    rows = [*read_rows(Row, out), row]  # read anew: another process may have added to it
     rows.sort(key=lambda r: (r.data, r.student, list(WAYS).index(r.way), r.seed))
-    names = [entry.name for entry in fields(Row)]
-    text = ",\n  ".join(json.dumps({name: getattr(r, name) for name in names}) for r in rows)
-    write_atomically(out, f'{{"rows": [\n  {text}\n]}}\n'.encode())
+    write_rows(out, rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsv import DsvError, picture_paths
+from dsv import DsvError, folders_in, picture_paths
 
 
 def device_folder(root: Path) -> Path:
@@ -70,18 +70,3 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if any("," in name or name != name.strip() for name in names):  # which --classes could not list
         raise DsvError(f"{folder} has a class folder with a comma in its name, or a space at an end; rename it")
     return names
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in ``folder``, sorted.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-        DsvError: it cannot be read.
-    """
-    try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        raise DsvError(f"cannot read folder {folder}: {error.strerror}; let this user read it") from None

@@ -13,8 +13,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from client.class_folders import device_classes, device_folder, existing_split, folders_in
-from dsv import KNOWN_TASKS, DsvError, Task, picture_paths, read_picture
+from client.class_folders import device_classes, device_folder, existing_split
+from dsv import KNOWN_TASKS, DsvError, Task, folders_by_name, folders_in, picture_paths, read_picture
 from protos.settings import IMAGEFOLDER
 
 _CHECK_BATCH = 500
@@ -101,10 +101,9 @@ def own_classes(root: Path, known: Task) -> tuple[ImageSplit, Task]:
             classes beside these.
     """
     folder = device_folder(root)
-    if folder == root and (
-        tests := [entry for entry in folders_in(root) if entry.name == "test" and folders_in(entry)]
-    ):
-        raise DsvError(f"{tests[0]} lies beside classes and holds some; put the images to train on into {root}/train/")
+    tests = folders_by_name(root).get("test")
+    if folder == root and tests and folders_in(tests):
+        raise DsvError(f"{tests} lies beside classes and holds some; put the images to train on into {root}/train/")
     names = tuple(name for name in device_classes(root) if name not in known.class_names)
     if len(names) < 2:
         raise DsvError(
@@ -131,12 +130,8 @@ def images_to_test_on(root: Path, task: Task) -> ImageSplit | None:
 
 
 def _labelled_files(folder: Path, task: Task, *, empty: bool) -> Iterator[tuple[int, Path]]:
-    """Every picture with its class; raises DsvError for a class without one, unless it may be ``empty``.
-
-    A class's name comes from elsewhere, a run or a release: it is looked for among the folders that are here, and never
-    put behind a path, which ``..`` or a whole path would lead out of.
-    """
-    here = {entry.name: entry for entry in folders_in(folder)}
+    """Every picture with its class; raises DsvError for a class without one, unless it may be ``empty``."""
+    here = folders_by_name(folder)
     for label, name in enumerate(task.class_names):
         files = picture_paths(here[name]) if name in here else []
         if not (files or empty):

@@ -124,7 +124,7 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
         total = f"{float(sums[label]):.3f}" if len(own) else "-"
         table.add_row(Text(name), total, f"{float(accuracies[label]):.1%}", entropy)
     table_console().print(table)
-    tested = torch.isfinite(accuracies) & (support_set.labels.bincount(minlength=len(sums)) > 0)
+    tested = torch.isfinite(accuracies) & support_set.shown
     correlation = rank_correlation(sums[tested], accuracies[tested])
     click.echo(
         f"rank correlation of sum of lambda and test accuracy: {correlation:+.2f} over {int(tested.sum())} classes"

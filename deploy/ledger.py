@@ -149,7 +149,7 @@ def _table(title: str, heading: str, rows: Sequence[LedgerRow], keys: Sequence[s
     table.add_column(heading, no_wrap=True)
     for name in ("up", "down", "rounds"):
         table.add_column(name, justify="right", no_wrap=True)
-    for key in sorted(set(keys), key=_natural) if heading == "party" else dict.fromkeys(keys):
+    for key in sorted(set(keys), key=natural) if heading == "party" else dict.fromkeys(keys):
         own = [row for row, named in zip(rows, keys, strict=True) if named == key]
         up, down = (sum(row.bytes for row in own if row.direction == d) for d in ("up", "down"))
         rounds = len({row.round for row in own if row.round})
@@ -157,7 +157,7 @@ def _table(title: str, heading: str, rows: Sequence[LedgerRow], keys: Sequence[s
     return table
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """``client 2`` before ``client 10``."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", name)]
 

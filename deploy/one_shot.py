@@ -43,8 +43,10 @@ def one_shot(
     """
     start = starting_model(settings).to(settings.device)
 
+    kept = [held_apart(part, settings)[0] for part in parts]
+
     def trained(client: int) -> nn.Module:
-        own = held_apart(parts[client], settings)[0]
+        own = kept[client]
         long = replace(settings, rounds=1, local_epochs=settings.local_epochs * settings.rounds)
         config = long.local_training(1, len(own))
         model = copy.deepcopy(start)
@@ -62,7 +64,7 @@ def one_shot(
         for done, model in enumerate(at_work.pool.map(trained, range(len(parts))), 1):
             members.append(model)
             note(done, len(parts))
-    sizes = [len(held_apart(part, settings)[0]) for part in parts]
+    sizes = [len(part) for part in kept]
     counts = estimated_counts(members, sizes, settings.task())
     return OneShot(_averaged(members, sizes), Ensemble(members, counts).eval())
 

@@ -51,10 +51,9 @@ def _lines(result: Result) -> list[str]:
     raw = total("raw_images_instead", "up")
     rounds = max(row.round for row in result.ledger)
     plural = f"{rounds} round{'' if rounds == 1 else 's'}"
-    clients = len({row.client for row in result.ledger if row.purpose in ("weights", "raw_images_instead")})
     seconds = result.seconds
     return [
-        f"federation: {clients} clients, {plural}: {exact_bytes(up)} up, {exact_bytes(down)} down "
+        f"federation: {result.clients} clients, {plural}: {exact_bytes(up)} up, {exact_bytes(down)} down "
         f"as Flower's messages carry them; uploading the images themselves would take {exact_bytes(raw)}",
         f"seconds: federation {seconds.federation:.0f}, synthesis {seconds.synthesis:.0f}, "
         f"distribution {seconds.distribution:.1f}, newcomers and rivals {seconds.bootstrap:.0f}",

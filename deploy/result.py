@@ -127,6 +127,11 @@ class Result:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def clients(self) -> int:
+        """How many there are: a round may have asked some alone, but all of them hold images."""
+        return len({row.client for row in self.ledger if row.purpose in ("weights", "raw_images_instead")})
+
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all."""
         text = json.dumps(asdict(self), indent=1)

@@ -32,7 +32,7 @@ from dsv.latents import blend, edit, interpolate, mix
 from dsv.measured import shows_photographs, usual_views
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.parameters import chosen_parameters, start_training, train_only
-from dsv.picture import picture_paths, read_picture, write_picture
+from dsv.picture import folders_by_name, folders_in, picture_paths, read_picture, write_picture
 from dsv.pixels import from_uint8, noise_pixels, normalise, to_uint8
 from dsv.ranks import Ranks, ranks_of_torchrun
 from dsv.rehearsal import Expert, consolidate, joint_task, of_shown_classes
@@ -110,6 +110,8 @@ __all__ = [
     "edit",
     "end_point_anchors",
     "estimated_counts",
+    "folders_by_name",
+    "folders_in",
     "from_uint8",
     "image_norm",
     "interpolate",

@@ -35,6 +35,33 @@ def picture_paths(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in ``folder``, sorted.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        DsvError: it cannot be read.
+    """
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise DsvError(f"cannot read folder {folder}: {error.strerror}; let this user read it") from None
+
+
+def folders_by_name(folder: Path) -> dict[str, Path]:
+    """The folders in ``folder``, by their names.
+
+    A class's name comes from elsewhere, a run, a release or a teacher's file: it is looked for among these, and never
+    put behind a path, which ``..`` or a whole path would lead out of.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, DsvError: as ``folders_in``.
+    """
+    return {entry.name: entry for entry in folders_in(folder)}
+
+
 def read_picture(path: Path, task: Task) -> Tensor:
     """(C, H, W) uint8 of a picture, upright as its EXIF says, its middle square resized to the task's size (bilinear).
 

@@ -83,15 +83,15 @@ def of_shown_classes(support_set: SupportSet) -> SupportSet:
 
     Probabilities and views' logits of the others are left out, as if the teacher did not know them.
     """
-    shown = sorted(set(support_set.labels.tolist()))
-    if len(shown) == support_set.task.classes:
+    if bool(support_set.shown.all()):
         return support_set
-    names = tuple(support_set.task.class_names[label] for label in shown)
+    shown = torch.nonzero(support_set.shown).flatten()
+    names = tuple(support_set.task.class_names[label] for label in shown.tolist())
     soft_labels = support_set.soft_labels[:, shown].clamp_min(_LEAST_SHARE)
     views = support_set.views
     return replace(
         support_set,
-        labels=torch.searchsorted(torch.tensor(shown), support_set.labels),
+        labels=torch.searchsorted(shown, support_set.labels),
         soft_labels=soft_labels / soft_labels.sum(dim=1, keepdim=True),
         task=replace(support_set.task, class_names=names),
         views=None if views is None else replace(views, levels=views.levels[:, shown]),

@@ -242,6 +242,11 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
         return export_images(self, Path(folder))
 
     @property
+    def shown(self) -> Tensor:
+        """(K,) bool: which classes the set has images of."""
+        return self.labels.bincount(minlength=self.task.classes) > 0
+
+    @property
     def images_per_class(self) -> float:
         """Mean number of images of a class, of those that the set has images of."""
         return len(self) / len(set(self.labels.tolist()))

@@ -15,6 +15,7 @@ from dsv import (
     Start,
     Task,
     dead_leaves_start,
+    folders_by_name,
     picture_paths,
     read_picture,
     shows_photographs,
@@ -84,7 +85,7 @@ def load_start(folder: str, task: Task, images_per_class: int, classes: Sequence
     root = Path(folder)
     if not root.is_dir():
         raise DsvError(f"start folder {folder} does not exist; name a folder of images, or auto, noise or dead-leaves")
-    here = {entry.name: entry for entry in root.iterdir() if entry.is_dir()}  # a name must not lead out of the folder
+    here = folders_by_name(root)
     names = [task.class_names[index] for index in _all(classes, task)]
     if all(name in here for name in names):
         return torch.cat([_first(here[name], images_per_class, task) for name in names])

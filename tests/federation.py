@@ -88,14 +88,21 @@ class Impostor(release_pb2_grpc.ReleaseServiceServicer):
 @contextmanager
 def impostor(chunks, compression=None):
     """Serve an impostor; yields (address, servicer)."""
+    servicer = Impostor(chunks)
+    with serving(servicer, compression) as address:
+        yield address, servicer
+
+
+@contextmanager
+def serving(servicer, compression=None):
+    """Serve any servicer on loopback; yields the address."""
     options = [("grpc.max_send_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(8), options=options, compression=compression)
-    servicer = Impostor(chunks)
     release_pb2_grpc.add_ReleaseServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        yield f"127.0.0.1:{port}", servicer
+        yield f"127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from sets import of_classes
 from torch import Tensor, nn
 
 from dsv import (
@@ -114,14 +115,7 @@ def test_views_are_looked_at_where_there_are_any():
 def test_a_set_that_shows_some_classes_alone_is_one_of_these(teacher, support_set):
     whole = support_set.with_views(teacher.model, ViewPlan(30))
     assert of_shown_classes(whole) is whole
-    kept = torch.isin(whole.labels, torch.tensor([2, 7]))
-    part = dataclasses.replace(
-        whole,
-        images=whole.images[kept],
-        labels=whole.labels[kept],
-        soft_labels=whole.soft_labels[kept],
-        multipliers=whole.multipliers[kept],
-    )
+    part = dataclasses.replace(of_classes(whole, [2, 7]), views=whole.views)
     found = of_shown_classes(part)
     assert found.task.class_names == ("2", "7") and found.labels.tolist() == [0, 0, 1, 1]
     assert torch.equal(found.images, part.images) and torch.equal(found.views.levels, part.views.levels[:, [2, 7]])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc
 import pytest
-from federation import Federation, impostor
+from federation import Federation, impostor, serving
 
 import client.download
 from client.download import download
@@ -147,14 +146,8 @@ def test_what_a_server_lists_under_no_digest_is_not_offered(name, digest):
             listed = [release_pb2.Release(digest=d, size_bytes=1, images=2, class_names=["a"]) for d in (name, digest)]
             return release_pb2.ListReleasesResponse(releases=listed)
 
-    server = grpc.server(ThreadPoolExecutor(2))
-    release_pb2_grpc.add_ReleaseServiceServicer_to_server(Listing(), server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    try:
+    with serving(Listing()) as address:
         assert [release.digest for release in client.download.list_releases(address)] == [digest]
-    finally:
-        server.stop(0).wait()
 
 
 def test_another_process_goes_on_where_the_first_was_ended(content, digest, tmp_path):

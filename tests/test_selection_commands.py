@@ -1,13 +1,13 @@
 """``dsv select`` and ``dsv characterise``."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import done, refused
 from interruption import Interrupted, interrupt_at
+from sets import of_classes
 
 from client.selection import select_own_images
 from dsv import Checkpointing, Compute, ModelSpec, SelectionConfig, Task, build_model
@@ -29,9 +29,7 @@ def test_the_commands(teacher, support_set, tmp_path):
     printed = done("characterise", *model, "--release", tmp_path / "set.dsv")
     assert "rank correlation of sum of lambda and test accuracy" in printed
     assert refused("cannot read release", "characterise", *model, "--release", tmp_path / "none.dsv") == 1
-    kept = torch.isin(support_set.labels, torch.tensor([0, 1, 9]))
-    tensors = {name: getattr(support_set, name)[kept] for name in ("images", "labels", "soft_labels", "multipliers")}
-    (tmp_path / "part.dsv").write_bytes(artefact.encode(replace(support_set, **tensors)))
+    artefact.save(of_classes(support_set, [0, 1, 9]), tmp_path / "part.dsv")
     assert "over 3 classes" in done("characterise", *model, "--release", tmp_path / "part.dsv")
 
 

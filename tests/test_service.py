@@ -7,11 +7,10 @@ import logging
 import threading
 import time
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from federation import Authority, Federation, big_release, plain, refusal, release_bytes, stub_of
+from federation import Authority, Federation, big_release, plain, refusal, release_bytes, serving, stub_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -112,15 +111,9 @@ def test_a_server_that_ends_every_call_or_repeats_itself_keeps_no_device_busy(wa
         if len(pauses) == 5:
             raise Enough
 
-    server, servicer = grpc.server(ThreadPoolExecutor(4)), Hasty()
-    release_pb2_grpc.add_ReleaseServiceServicer_to_server(servicer, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    try:
-        with pytest.raises(Enough):
-            next(new_releases(Server(address), {"a" * 64}, sleep=sleep))
-    finally:
-        server.stop(0).wait()
+    servicer = Hasty()
+    with serving(servicer) as address, pytest.raises(Enough):
+        next(new_releases(Server(address), {"a" * 64}, sleep=sleep))
     assert pauses == [1.0] * 5 and servicer.asked <= 10
 
 

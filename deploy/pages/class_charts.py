@@ -26,8 +26,7 @@ def sums_against_accuracy(release: ReleaseFacts, teacher: ConfusionRow, key: str
     """Per class: sum of lambda beside the teacher's test accuracy."""
     accuracies = class_accuracies(teacher, len(release.class_names))
     sums = release.sums()
-    shown = release.support_set.labels.bincount(minlength=len(sums)) > 0
-    tested = torch.isfinite(accuracies) & shown
+    tested = torch.isfinite(accuracies) & release.support_set.shown
     if int(tested.sum()) < 2:
         return None
     correlation = rank_correlation(sums[tested], accuracies[tested])

@@ -168,8 +168,7 @@ def _of_result(run: RunFacts, result: Result) -> dict[str, str]:
     moved = [row for row in result.ledger if row.purpose == "weights"]
     if moved:
         up, down = (sum(row.bytes for row in moved if row.direction == way) for way in ("up", "down"))
-        held = {row.client for row in result.ledger if row.purpose in ("weights", "raw_images_instead")}
-        clients = words.plural(len(held), "client")
+        clients = words.plural(result.clients, "client")
         rounds = words.plural(max(row.round for row in moved), "round")
         figures["federation"] = f"{clients}, {rounds}, {short_bytes(up)} up, {short_bytes(down)} down"
     best = best_newcomer(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TypeVar
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from deploy.ledger import NOT_SENT, TRANSPORT
+from deploy.ledger import NOT_SENT, TRANSPORT, natural
 from deploy.pages import words
 from deploy.pages.ink import INK, MUTED, SERIES, Chart, drawing
 from deploy.result import LedgerRow
@@ -139,7 +138,7 @@ def _by_party(ledger: list[LedgerRow]) -> Chart | None:
     if not sums:
         return None
     largest = sorted(sums, key=lambda name: -sum(sums[name]))[:_MOST_BARS]
-    order = sorted(largest, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])[::-1]
+    order = sorted(largest, key=natural)[::-1]
     with drawing("by-party", width_in=4.4, height_in=1.0 + 0.24 * len(order)) as drawn:
         axes = drawn.axes()
         for place, name in enumerate(order):
