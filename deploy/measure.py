@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from client.download import Download
-from deploy.result import ConfusionRow, NewcomerRow, RivalRow
+from deploy.quantised import INT8, sent_as
+from deploy.result import ConfusionRow, NewcomerRow, RivalRow, TeacherRow
 from deploy.rivals import compared_kinds, labeller_of, rival_jobs
 from deploy.trainings import Bench, Job, Note, run_jobs, same_for_every_seed, summary
-from dsv import ModelSpec, accuracy, build_model, share_correct
+from dsv import ModelSpec, accuracy, build_model
 from protos import artefact
 
 
@@ -79,16 +80,30 @@ def _untrained(bench: Bench, architecture: str) -> RivalRow:
     return RivalRow("untrained", architecture, 0, *summary(values), 0)
 
 
-def client_ensemble(bench: Bench, weights_bytes: int) -> RivalRow:
-    """What a newcomer of the teacher's architecture could have instead of DSVs of the clients: all their models.
+def weights_rivals(bench: Bench, teacher: TeacherRow) -> list[RivalRow]:
+    """Just send the weights, the rival that every figure stands beside: as Flower sent them, and rounded to int8. Where
+    DSVs are made of clients' models, the same of all these together, as they label the release."""
+    rounded = sent_as(bench.teacher.model, INT8)
+    int8 = _test(bench, rounded.model.to(bench.device))
+    rivals = [
+        RivalRow("teacher_weights", teacher.architecture, 0, teacher.accuracy, 0.0, teacher.weights_bytes),
+        RivalRow("teacher_weights_int8", teacher.architecture, 0, int8, 0.0, rounded.size_bytes),
+    ]
+    return rivals + (_ensemble_rivals(bench, teacher) if bench.clients else [])
 
-    Args:
-        weights_bytes: of one model.
-    """
-    seen = labeller_of(bench).probabilities(bench.test_images)
-    score = share_correct(seen, bench.test_labels)
-    count = len(bench.clients)
-    return RivalRow("client_ensemble", str(bench.teacher.spec), 0, score, 0.0, count * weights_bytes)
+
+def _ensemble_rivals(bench: Bench, teacher: TeacherRow) -> list[RivalRow]:
+    rounded = [sent_as(client.model, INT8) for client in bench.clients]
+    in_int8 = tuple(replace(client, model=sent.model) for client, sent in zip(bench.clients, rounded, strict=True))
+    whole_bytes, int8_bytes = len(in_int8) * teacher.weights_bytes, sum(sent.size_bytes for sent in rounded)
+
+    def rival(name: str, own: Bench, size_bytes: int) -> RivalRow:
+        return RivalRow(name, teacher.architecture, 0, _test(own, labeller_of(own).model), 0.0, size_bytes)
+
+    return [
+        rival("client_ensemble", bench, whole_bytes),
+        rival("client_ensemble_int8", replace(bench, clients=in_int8), int8_bytes),
+    ]
 
 
 def _test(bench: Bench, model: torch.nn.Module) -> float:

@@ -32,7 +32,7 @@ def sent_as(model: nn.Module, kind: str) -> SentWeights:
     """A model after its weights went as ``kind``.
 
     ``int8`` is the usual rounding without data: symmetric, one scale for each output channel of a tensor of two or
-    more dimensions; vectors (biases, norms), which hardly weigh, go as float16.
+    more dimensions; vectors (biases, norms), which hardly weigh, go as float16 where it holds them.
 
     Raises:
         DsvError: another kind, or weights that float16 cannot hold.
@@ -65,7 +65,8 @@ def _quantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
             sent[name] = (tensor / _along(scale, tensor)).round().to(torch.int8)
             sent[name + _SCALE] = scale
         else:
-            sent[name] = _as(tensor, torch.float16)
+            halves = _as(tensor, torch.float16)
+            sent[name] = halves if bool(halves.isfinite().all()) else tensor
     return sent
 
 

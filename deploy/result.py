@@ -56,7 +56,9 @@ RIVALS = {
     "random_real_soft": RivalWords("random real images", "as many random real images", "soft"),
     "random_real_view": RivalWords("random real images", "as many random real images", "view"),
     "teacher_weights": RivalWords("teacher's weights", "the teacher's weights"),
+    "teacher_weights_int8": RivalWords("teacher's weights, int8", "the teacher's weights in int8"),
     "client_ensemble": RivalWords("clients' ensemble", "clients' ensemble"),
+    "client_ensemble_int8": RivalWords("clients' ensemble, int8", "clients' ensemble in int8"),
 }
 """Every name that ``RivalRow`` has."""
 
@@ -68,10 +70,6 @@ class TeacherRow:
     architecture: str
     accuracy: float
     weights_bytes: int
-
-    def as_rival(self) -> RivalRow:
-        """Just send the weights: the rival that every figure stands beside."""
-        return RivalRow("teacher_weights", self.architecture, 0, self.accuracy, 0.0, self.weights_bytes)
 
 
 @dataclass(frozen=True)

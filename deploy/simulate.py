@@ -19,7 +19,7 @@ from deploy.curves import FOLDER as CURVES_FOLDER
 from deploy.curves import Curves, check_tensorboard, curves
 from deploy.flower import Simulation, simulation
 from deploy.ledger import message_rows
-from deploy.measure import client_ensemble, confusion_row, measure
+from deploy.measure import confusion_row, measure, weights_rivals
 from deploy.options import HarnessSettings
 from deploy.result import LedgerRow, Result, Seconds, TeacherRow
 from deploy.trainings import Bench
@@ -177,7 +177,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
     return Result(
         teacher=row,
         newcomers=measured.newcomers,
-        rivals=[*measured.rivals, row.as_rival(), *([client_ensemble(bench, weights_bytes)] if clients else [])],
+        rivals=[*measured.rivals, *weights_rivals(bench, row)],
         ledger=message_rows(moved) + rows + _raw_upload(data),
         seconds=Seconds(
             federation=next(e.seconds for e in events if isinstance(e, FederationDone)),

@@ -67,7 +67,8 @@ def test_every_newcomer_and_every_rival_is_there(run):
     assert rows == {(architecture, count, kind) for architecture, kind in compared for count in (1, 2)}
     rivals = {(r["name"], r["images_per_class"]) for r in result["rivals"]}
     drawn = ("noise_view", "random_real_hard", "random_real_view")
-    assert rivals == {(n, c) for n in drawn for c in (1, 2)} | {("untrained", 0), ("teacher_weights", 0)}
+    once = ("untrained", "teacher_weights", "teacher_weights_int8")
+    assert rivals == {(n, c) for n in drawn for c in (1, 2)} | {(n, 0) for n in once}
 
 
 def test_the_ledger_has_every_client_and_round_and_download(run):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from client.data import ImageSplit, open_split
-from deploy.measure import client_ensemble, confusion_row
+from deploy.measure import confusion_row, weights_rivals
 from deploy.options import HarnessSettings
-from deploy.rivals import random_per_class, rival_jobs
+from deploy.quantised import sent_as
+from deploy.result import RivalRow, TeacherRow
+from deploy.rivals import labeller_of, random_per_class, rival_jobs
 from deploy.trainings import Bench
-from dsv import label_views, predict, usual_views
+from dsv import accuracy, label_views, predict, share_correct, usual_views
 from protos.encodings import ImageEncoding
 
 SEED = 5
@@ -78,9 +81,30 @@ def test_without_views_the_teacher_labels_each_image(bench, support_set, teacher
     assert jobs["random_real_soft"].downloaded_bytes == 20 * 64 // 4 + 20 * 10
 
 
+def test_weights_go_as_flower_sends_them_and_in_int8_with_what_that_costs(bench, teacher):
+    row = TeacherRow(str(teacher.spec), 0.9, 1_000)
+    whole, rounded = weights_rivals(bench, row)
+    assert whole == RivalRow("teacher_weights", row.architecture, 0, 0.9, 0.0, 1_000)
+    sent = sent_as(teacher.model, "int8")
+    score = accuracy(sent.model, bench.test_images, bench.test_labels, teacher.task)
+    assert rounded == RivalRow("teacher_weights_int8", row.architecture, 0, score, 0.0, sent.size_bytes)
+
+
 def test_all_clients_models_take_the_bytes_of_them_all(bench, teacher):
     several = replace(bench, clients=(teacher,) * 3)
-    assert client_ensemble(several, 1_000).downloaded_bytes == 3_000
+    rows = {row.name: row for row in weights_rivals(several, TeacherRow("convnet:4", 0.9, 1_000))}
+    assert rows["client_ensemble"].downloaded_bytes == 3_000
+    assert rows["client_ensemble_int8"].downloaded_bytes == 3 * rows["teacher_weights_int8"].downloaded_bytes
+    score = share_correct(labeller_of(several).probabilities(bench.test_images), bench.test_labels)
+    assert rows["client_ensemble"].accuracy_mean == score
+
+
+def test_what_float16_cannot_hold_goes_whole_beside_int8(teacher):
+    model = copy.deepcopy(teacher.model)
+    name, bias = next((name, value) for name, value in model.named_parameters() if value.ndim == 1)
+    with torch.no_grad():
+        bias[0] = 1e6
+    assert torch.equal(sent_as(model, "int8").model.get_parameter(name), bias)
 
 
 def test_a_cell_of_a_confusion_names_the_class_first_and_then_what_it_was_taken_for():

@@ -43,8 +43,8 @@ def accuracies(result: Result) -> list[Chart]:
         _Group("DSVs, others", [row for row in newcomers if row.architecture != best.architecture], SERIES[3], "D"),
         _Group("random real images", [r for r in rivals if r.name.startswith("random_real")], SERIES[1], "s"),
         _Group("noise images", [r for r in rivals if r.name.startswith("noise")], MUTED, "X"),
-        _Group("teacher's weights", [r for r in rivals if r.name == "teacher_weights"], SERIES[2], "^"),
-        _Group("clients' ensemble", [r for r in rivals if r.name == "client_ensemble"], SERIES[2], "v"),
+        _Group("teacher's weights", [r for r in rivals if r.name.startswith("teacher_weights")], SERIES[2], "^"),
+        _Group("clients' ensemble", [r for r in rivals if r.name.startswith("client_ensemble")], SERIES[2], "v"),
     ]
     groups = [group for group in groups if group.rows]
     charts = [_per_byte(groups)]
