@@ -51,7 +51,7 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
 
     Args:
         data: a name of ``RunSettings.data``.
-        root: its folder; not used by digits.
+        root: its folder; empty for digits, which come with scikit-learn.
         task: what the images must fit.
 
     Raises:
@@ -63,6 +63,11 @@ def open_split(data: str, root: str, split: str, task: Task) -> ImageSplit:
     if data in KNOWN_TASKS:
         _check_fits(data, KNOWN_TASKS[data], task)
     if data == "digits":
+        if root:
+            raise DsvError(
+                f"data digits comes with scikit-learn and is not read from {root}; name the data set that is in this "
+                "folder, or leave the folder out"
+            )
         return _digits(split)
     if data == IMAGEFOLDER:
         return _image_folder(root, split, task)

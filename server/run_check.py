@@ -35,6 +35,8 @@ def check_options(settings: RunSettings) -> None:
     given = folder_option_given(settings)
     if given and settings.data != IMAGEFOLDER:
         raise DsvError(f"{given} is for data imagefolder alone; {settings.data} has its own")
+    if settings.partitioner == "iid" and settings.dirichlet_alpha != RunSettings.dirichlet_alpha:
+        raise DsvError("dirichlet-alpha is for partitioner dirichlet alone; leave it out, or partitioner iid")
     if settings.backbone_sha256 and not settings.backbone:
         raise DsvError("backbone-sha256 is of no backbone; give backbone too, or leave it out")
     model = build_model(settings.model_spec(), seed=0)

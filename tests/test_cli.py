@@ -50,6 +50,8 @@ def test_help_names_every_command_and_every_option_has_a_description():
         ("no parameter of the model fits 'nosuch.*'", ["--stationary-parameters", "nosuch.*"]),
         ("no parameter of the model fits 'nosuch.*'", ["--trainable", "nosuch.*"]),
         ("channels is for data imagefolder alone; digits has its own", ["--channels", "7"]),
+        ("digits comes with scikit-learn and is not read from", ["--data-root", "."]),
+        ("dirichlet-alpha is for partitioner dirichlet alone", ["--partitioner", "iid", "--dirichlet-alpha", "0.1"]),
         ("image-size-px is for data imagefolder alone", ["--image-size-px", "16"]),
         ("classes is for data imagefolder alone", ["--classes", "a,b"]),
         ("backbone-sha256 is of no backbone", ["--backbone-sha256", "zz"]),
