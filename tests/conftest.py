@@ -77,6 +77,12 @@ def content(support_set: SupportSet) -> bytes:
     return artefact.encode(support_set)
 
 
+@pytest.fixture(scope="session")
+def digest(content: bytes) -> str:
+    """Of that release."""
+    return artefact.digest(content)
+
+
 @pytest.fixture
 def release(content: bytes, tmp_path: Path) -> Path:
     """The file of a release."""

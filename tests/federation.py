@@ -20,12 +20,21 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from client.download import list_releases
 from client.server_link import Server, Trust
+from client.slowness import Patience
 from protos import artefact, release_pb2, release_pb2_grpc
 from protos.transport import RELEASE_SUFFIX
 from server.catalogue import Catalogue
 from server.publication import Publication
 from server.signing_keys import SigningKeys
 from server.store import DirectoryStore
+
+QUICK = Patience(give_up_after_s=1.0, first_byte_s=0.4, window_s=0.4, max_backoff_s=0.05)
+"""Of a device that a test waits for."""
+
+
+def names(folder):
+    """Of what lies in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def release_bytes(support_set, seed=0):

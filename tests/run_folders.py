@@ -79,7 +79,11 @@ def a_result(task: Task, counts: tuple[int, ...], digests: tuple[str, ...] = ())
         seconds=Seconds(1.0, 2.0, 0.1, 3.0),
         confusions=[ConfusionRow("teacher", "convnet:8", 0, "", cells)]
         + [ConfusionRow("newcomer", r.architecture, r.images_per_class, r.labels, cells) for r in newcomers],
-        settings={**RunSettings().to_run_config(), **asdict(HarnessSettings()), "data-root": "/home/somebody/pictures"},
+        settings={
+            **RunSettings().to_run_config(),
+            **asdict(HarnessSettings()),
+            "partition-file": "/home/me/parts.json",
+        },
         versions={"torch": "2", "flwr": "1"},
     )
 

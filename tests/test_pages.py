@@ -10,9 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from command_line import dsv, refused
-from run_folders import HOSTILE, a_release, a_result, a_run, a_task
+from run_folders import a_result, a_run, a_task
 
 from deploy.ledger import write_ledger
 from deploy.pages import words
@@ -22,23 +21,13 @@ from deploy.pages.provenance import commands_of
 from deploy.pages.run_page import write_report
 from deploy.result import LedgerRow, RivalRow, read_result
 from dsv import (
-    GIVEN_IMAGES,
-    Frames,
     ModelSpec,
-    SynthesisConfig,
     build_model,
-    class_accuracies,
-    confusion_counts,
-    synthesize,
 )
-from protos import artefact
 from protos.checkpoint import Checkpoint, save_checkpoint
 from protos.settings import RunSettings
 from server.events import EventLog, Failed
-from server.frames import frame_keeper, read_frames
 from server.run_folder import RESULT_FILE
-from server.store import DirectoryStore
-from server.synthesis_job import publish_releases
 
 SAID = (
     "70.0 %",
@@ -49,7 +38,7 @@ SAID = (
     "Sum of λ against accuracy",
     "Confusion between classes",
     "How they grew",
-    "…/pictures",
+    "…/parts.json",
     "default-src 'none'",
 )
 
@@ -80,50 +69,6 @@ class Elements(HTMLParser):
 
 def elements(page: Path) -> list[tuple[str, dict[str, str | None]]]:
     return Elements(page.read_text()).found
-
-
-def test_frames_and_confusions_change_no_number(teacher, task, tmp_path):
-    config, seen = SynthesisConfig(images_per_class=2, iterations=6), []
-    plain = synthesize(teacher.model, task, config, seed=0)
-    frames = Frames(frozenset((0, 3, 6)), lambda step, pixels: seen.append((step, pixels)))
-    watched = synthesize(teacher.model, task, config, seed=0, frames=frames)
-    assert artefact.encode(plain) == artefact.encode(watched)
-    assert [step for step, _ in seen] == [0, 3, 6] and torch.equal(seen[-1][1], plain.images)
-    probabilities = torch.eye(3)[[0, 1, 1, 2]]
-    counts = confusion_counts(probabilities, torch.tensor([0, 1, 0, 2]))
-    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-    assert torch.equal(counts.diagonal() / counts.sum(1), class_accuracies(probabilities, torch.tensor([0, 1, 0, 2])))
-
-
-def test_frames_are_small_and_survive_harm(tmp_path):
-    keeper = frame_keeper(tmp_path, 10, 50, 200)
-    assert keeper.at == {0, 4, 10, 20, 50, 100}
-    keeper.take(4, torch.randint(0, 256, (500, 3, 96, 96), dtype=torch.uint8))
-    (tmp_path / "frames" / "50" / "000010.safetensors").write_bytes(b"harm")
-    [frame] = read_frames(tmp_path, 50)
-    assert frame.pixels.shape == (120, 3, 64, 64) and frame.index[:13].tolist() == [*range(12), 50]
-    assert read_frames(tmp_path, 7) == []
-
-
-def test_a_resumed_synthesis_keeps_its_frames(teacher, tmp_path):
-    settings = RunSettings(images_per_class="1", iterations=60)
-
-    def publish(name: str, *, stop_at: int = 0) -> str:
-        def on_event(event: object) -> None:
-            if getattr(event, "iteration", -1) == stop_at:
-                raise KeyboardInterrupt
-
-        store = DirectoryStore(tmp_path / name / "releases")
-        publish_releases(teacher, settings, store, on_event=on_event, run_dir=tmp_path / name)
-        return store.list()[0].digest
-
-    with pytest.raises(KeyboardInterrupt):
-        publish("killed", stop_at=55)  # the state of iteration 50 is on disk
-    early = read_frames(tmp_path / "killed", 1)
-    assert publish("killed") == publish("whole")
-    for found in (read_frames(tmp_path / "killed", 1), read_frames(tmp_path / "whole", 1)):
-        assert [frame.iteration for frame in found] == [0, 1, 3, 6, 15, 30]
-        assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(early, found, strict=True))
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path):
@@ -308,50 +253,6 @@ def test_selected_real_images(tmp_path, trained, task):
     refused("was not made from these images", "report", run, "--selected", tmp_path / "wrong.json")
     (tmp_path / "wrong.json").write_text("[]")
     refused("is no selection", "report", run, "--selected", tmp_path / "wrong.json")
-
-
-def with_start(support_set, start):
-    return replace(support_set, provenance=replace(support_set.provenance, start=start))
-
-
-def test_no_page_shows_what_was_made_of_given_pictures(tmp_path):
-    edited = artefact.encode(with_start(a_release(a_task(), 2, seed=9), GIVEN_IMAGES))
-    (tmp_path / "edits").mkdir()
-    (tmp_path / "edits" / "edit.dsv").write_bytes(edited)
-    assert dsv("gallery", tmp_path / "edits").exit_code == 0
-    text = (tmp_path / "edits" / "gallery.html").read_text()
-    assert "0 runs and 1 release<" in text and artefact.digest(edited) in text
-    assert "data:image" not in text and text.count("made of given pictures (dsv edit)") == 2, "on its card and below"
-    run = a_run(tmp_path / "run", a_task(), (1,))
-    (run / "releases" / f"{artefact.digest(edited)}.dsv").write_bytes(edited)
-    text = write_report(run).read_text()
-    assert "made of given pictures (dsv edit)" in text and artefact.digest(edited) not in text
-
-
-def test_a_page_says_of_which_pictures_its_images_grew(tmp_path):
-    for start, told in (("crops", True), ("noise", False), ("dead-leaves", False)):
-        path = tmp_path / start / "loose.dsv"
-        path.parent.mkdir()
-        path.write_bytes(artefact.encode(with_start(a_release(a_task(), 2), start)))
-        assert dsv("gallery", path.parent).exit_code == 0
-        text = (path.parent / "gallery.html").read_text()
-        assert "data:image" in text and ("grew from pictures of “crops” and may still show them" in text) is told
-
-
-def test_a_gallery_of_runs_and_of_releases(tmp_path):
-    a_run(tmp_path / "folder" / "first", a_task())
-    unfinished = a_run(tmp_path / "folder" / "second", a_task())
-    (unfinished / RESULT_FILE).unlink()
-    (tmp_path / "folder" / "latest").symlink_to("second")
-    (tmp_path / "folder" / "loose.dsv").write_bytes(artefact.encode(a_release(a_task(names=HOSTILE), 2)))
-    (tmp_path / "folder" / "harm.dsv").write_bytes(b"harm")
-    done = dsv("gallery", tmp_path / "folder")
-    assert done.exit_code == 0 and "gallery.html" in done.output
-    text = (tmp_path / "folder" / "gallery.html").read_text()
-    assert "2 runs and 1 release<" in text and "harm.dsv: not a release file" in text and "<script>alert" not in text
-    assert str(tmp_path) not in text
-    assert dsv("gallery", tmp_path / "folder" / "first" / "releases", "--out", tmp_path / "g.html").exit_code == 0
-    assert "0 runs and 2 releases" in (tmp_path / "g.html").read_text()
 
 
 def test_how_many_images_a_class_has():

@@ -8,28 +8,19 @@ import shutil
 from dataclasses import asdict, replace
 
 import pytest
-import torch
 from command_line import dsv
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
-from torch import nn
 
 from client.data import open_split
 from client.partition import write_partition
 from deploy import savings_bench
 from deploy.finished_run import FinishedRun
-from deploy.one_shot import one_shot
 from deploy.options import HarnessSettings
-from deploy.quantised import sent_as
 from deploy.result import LedgerRow, NewcomerRow, Result, RivalRow, Seconds, TeacherRow
 from deploy.savings import Kind
 from deploy.savings_bench import SavingsBench, one_shots_to_measure
 from deploy.savings_file import read_measured
 from deploy.savings_ways import federated, one_upload
-from deploy.savings_words import short_rate
-from deploy.units import exact_bytes, short_bytes, short_time, tick_bytes
-from dsv import DsvError, accuracy, synthesize
+from dsv import synthesize
 from protos import artefact
 from protos.checkpoint import save_checkpoint
 from protos.settings import RunSettings
@@ -218,23 +209,6 @@ def test_outputs_are_checked_before_minutes_of_training(run, tmp_path):
         assert done.exit_code == 1 and "there is no folder" in done.output
 
 
-def test_one_shot_averages_by_examples_and_the_ensemble_knows_their_numbers(data, parts, task):
-    uneven = [parts[0], parts[1][:40]]
-    made = one_shot(SMALL, data[0], uneven, lambda done, total: None)
-    first, second = made.ensemble.members
-    for name, tensor in made.average.state_dict().items():
-        expected = (200 * first.state_dict()[name] + 40 * second.state_dict()[name]) / 240
-        assert torch.allclose(tensor, expected, atol=1e-6), name
-    assert torch.allclose(made.ensemble.counts.sum(dim=1), torch.tensor([200.0, 40.0]))
-    assert not made.average.training and not any(m.training for m in made.ensemble.modules())
-
-
-def test_a_client_that_uploads_once_keeps_the_same_images_from_training(data, parts):
-    made = one_shot(replace(SMALL, validation_share=0.25), data[0], parts, lambda done, total: None)
-    trained_on = torch.tensor([float(len(part) - len(part) // 4) for part in parts])
-    assert torch.allclose(made.ensemble.counts.sum(dim=1), trained_on)
-
-
 def test_one_upload_is_every_clients_also_where_a_round_asked_some(run):
     finished = FinishedRun.open(run)
     ledger = [row for row in finished.result.ledger if row.round != 1 or row.client == 0]
@@ -250,76 +224,6 @@ def test_who_trains_from_classes_trains_for_as_long_as_that_takes(measured, monk
     bench = SavingsBench(FinishedRun.open(run), None)  # type: ignore[arg-type]
     assert [bench._training_s(kind) for kind in ("hard", "soft", "hard")] == [1.0, 2.0, 1.0]
     assert asked[0].ndim == 1 and asked[1].ndim == 2
-
-
-@given(arrays("float32", array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-100, 100, width=32)))
-@settings(max_examples=50)
-def test_int8_is_off_by_half_a_step_of_its_channel_at_most(values):
-    model = nn.Module()
-    model.weight = nn.Parameter(torch.from_numpy(values.copy()))
-    got = sent_as(model, "int8").model.weight.detach()
-    step = model.weight.detach().abs().flatten(1).amax(1) / 127
-    off = (got - model.weight.detach()).abs().flatten(1).amax(1)
-    assert bool((off <= step * 0.5001 + 1e-6).all())
-
-
-def test_weights_sent_in_fewer_bits_are_smaller_and_hardly_worse(trained, data, task):
-    images, labels = data[1].images(), data[1].labels
-    before = accuracy(trained.model, images, labels, task)
-    sizes = {}
-    for kind in ("float32", "float16", "int8"):
-        sent = sent_as(trained.model, kind)
-        sizes[kind] = sent.size_bytes
-        assert abs(accuracy(sent.model, images, labels, task) - before) < 0.02
-    assert sizes["float16"] < 0.6 * sizes["float32"] and sizes["int8"] < 0.4 * sizes["float32"]
-    exact = sent_as(trained.model, "float32").model.state_dict()
-    assert all(torch.equal(tensor, exact[name]) for name, tensor in trained.model.state_dict().items())
-
-
-def test_weights_that_do_not_fit_and_kinds_that_do_not_exist(trained):
-    with pytest.raises(DsvError, match="choose int8, float16 or float32"):
-        sent_as(trained.model, "int4")
-    model = nn.Linear(2, 2)
-    nn.init.constant_(model.weight, 1e6)
-    with pytest.raises(DsvError, match="do not fit into float16"):
-        sent_as(model, "float16")
-
-
-def test_figures_for_people():
-    assert [short_bytes(n) for n in (0, 74, 999, 10_152, 305_000, 34_100_000, 305e9)] == [
-        "0 B",
-        "74 B",
-        "999 B",
-        "10.2 kB",
-        "305 kB",
-        "34.1 MB",
-        "305 GB",
-    ]
-    assert [short_time(s) for s in (0.031, 4.12, 59.6, 600, 12_600, 1_300_000, 250_000)] == [
-        "0.03 s",
-        "4.1 s",
-        "60 s",
-        "10 min",
-        "3.5 h",
-        "15 days",
-        "2.9 days",
-    ]
-    assert [exact_bytes(n) for n in (999, 99_999, 100_000, 9_999_499, 10_000_000)] == [
-        "999 B",
-        "99,999 B",
-        "100 kB",
-        "9,999 kB",
-        "10.0 MB",
-    ]
-    assert [tick_bytes(n) for n in (0, 50, 1000, 2050, 1_250_000, 2_000_000)] == [
-        "0 B",
-        "50 B",
-        "1 kB",
-        "2.05 kB",
-        "1.25 MB",
-        "2 MB",
-    ]
-    assert [short_rate(r) for r in (54.7, 590_000, 1_200_000)] == ["54.7 bit/s", "590 kbit/s", "1.2 Mbit/s"]
 
 
 def test_a_one_shot_teacher_that_was_left_out_is_measured_later(run, measured):
