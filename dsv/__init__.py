@@ -26,6 +26,7 @@ from dsv.device import checked_device
 from dsv.ensemble import Ensemble, estimated_counts
 from dsv.errors import DsvError
 from dsv.evaluation import accuracy, predict, share_correct
+from dsv.fits import check_fits
 from dsv.frames import Frames
 from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
 from dsv.latents import blend, edit, interpolate, mix
@@ -44,7 +45,7 @@ from dsv.show import Picture, contact_sheet, ranked
 from dsv.start import GIVEN_IMAGES, SHARED_NOISE, Start
 from dsv.stationarity_engine import StationarityEngine
 from dsv.support_set import Provenance, SupportSet, model_digest
-from dsv.synthesis import Progress, check_fits, synthesize
+from dsv.synthesis import Progress, synthesize
 from dsv.synthesis_config import PRESETS, SynthesisConfig
 from dsv.task import KNOWN_TASKS, Task
 from dsv.training import NEWCOMER_STEPS, VIEW_STEPS, TrainingConfig, newcomer_training, train

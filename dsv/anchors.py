@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dsv.ensemble import check_counts, class_shares
 from dsv.errors import DsvError
 from dsv.support_set import state_digest
 
@@ -76,9 +77,10 @@ def end_point_anchors(models: Sequence[State], counts: Tensor | None = None) -> 
         counts: (C, K) how many images of each class every client has, up to a factor; see ``estimated_counts``.
 
     Raises:
-        DsvError: there is no model.
+        DsvError: there is no model, or counts that are not of at least one image a client.
     """
-    shares = None if counts is None else counts / counts.sum(dim=1, keepdim=True)
+    check_counts(counts)
+    shares = None if counts is None else class_shares(counts)
     digest = states_digest(models)
     if shares is not None:
         digest = states_digest([*models, {"shares": shares}])

@@ -39,7 +39,9 @@ class Augmentation:
 
         affine = self.affine(torch.rand(6, count, generator=generator, dtype=torch.float64))
         centres = torch.rand(2, count, generator=generator, dtype=torch.float64).T if self.cutout > 0 else None
-        noise = self.noise * torch.randn(count, *image_shape, generator=generator) if self.noise > 0 else None
+        noise = None
+        if self.noise > 0:
+            noise = self.noise * torch.randn(count, *image_shape, generator=generator, dtype=torch.float32)
         return DrawnAugmentation(affine, self.cutout, centres, noise)
 
     def affine(self, uniform: Tensor) -> Tensor:

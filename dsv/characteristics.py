@@ -33,10 +33,11 @@ def class_sums(multipliers: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
-    """Spearman's correlation of two (n,) tensors, n >= 2; equal values share their mean rank.
+    """Spearman's correlation of two (n,) tensors, n >= 2; equal values share their mean rank. Not a number where all
+    values of one are equal.
 
     Raises:
-        DsvError: lengths differ, or fewer than two values.
+        DsvError: lengths differ, fewer than two values, or one that is not a number, which has no rank.
     """
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
         raise DsvError(
@@ -44,7 +45,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> float:
         )
     ranks = []
     for values in (first.double(), second.double()):
-        below = (values[None, :] < values[:, None]).sum(dim=1)
-        equal = (values[None, :] == values[:, None]).sum(dim=1)
-        ranks.append(below + (equal - 1) / 2)
+        if bool(values.isnan().any()):
+            raise DsvError("a rank correlation has no place for what is not a number; leave such pairs out")
+        _, place, equal = torch.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((equal.cumsum(0) - (equal.double() + 1) / 2)[place])
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,14 +62,46 @@ class Compute:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within it the model runs in the chosen precision, with attention that can be differentiated twice."""
-        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        """Within it the model runs in the chosen precision, whatever is set around it, with attention that can be
+        differentiated twice. Some of the switches are the process's: threads take turns in setting them."""
+        _SWITCHES.enter(tf32=self.precision == "tf32")
         try:
-            with sdpa_kernel(SDPBackend.MATH):
+            with sdpa_kernel(SDPBackend.MATH), torch.autocast(torch.device(self.device).type, enabled=False):
                 yield
         finally:
-            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-            torch.backends.mha.set_fastpath_enabled(fast_path)
+            _SWITCHES.leave()
+
+
+class _Switches:
+    """torch's, of the whole process: set by the first that comes, back as they were with the last that goes."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, (False, False, False)
+
+    def enter(self, *, tf32: bool) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._now()
+            elif tf32 != torch.backends.cudnn.allow_tf32:
+                raise DsvError("two threads compute in different precisions; let one end first, or give both the same")
+            self._set(tf32, tf32, False)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._set(*self._before)
+
+    @staticmethod
+    def _now() -> tuple[bool, bool, bool]:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, fast_path
+
+    @staticmethod
+    def _set(convolutions: bool, products: bool, fast_path: bool) -> None:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+_SWITCHES = _Switches()

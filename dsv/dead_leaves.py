@@ -98,8 +98,8 @@ class _Colours:
 
     def draw(self) -> Tensor:
         """(N, 3, 1, 1): one colour for each picture."""
-        brightness = torch.randn(self._count, 1, 1, 1, generator=self._generator)
-        hue = torch.randn(self._count, 3, 1, 1, generator=self._generator)
+        brightness = torch.randn(self._count, 1, 1, 1, generator=self._generator, dtype=torch.float32)
+        hue = torch.randn(self._count, 3, 1, 1, generator=self._generator, dtype=torch.float32)
         return self._mean + self._spread * (brightness + 0.45 * hue)
 
 
@@ -119,7 +119,7 @@ def _fallen_leaf(pixels: Tensor, largest: float, colours: _Colours, generator: t
     power = torch.where(uniform(0, 1) < 0.5, 2.0, 6.0)  # of a superellipse: an ellipse, or a rounded rectangle
     distance = ((along / radius).abs() ** power + (across / radius).abs() ** power).clamp(max=4) ** (1 / power)
     mask = torch.sigmoid((1 - distance) * 1.4 * side * radius) * (uniform(0, 1) < 0.7)  # an edge of about a pixel
-    slopes = torch.randn(2, count, 1, 1, generator=generator)
+    slopes = torch.randn(2, count, 1, 1, generator=generator, dtype=torch.float32)
     shade = 0.4 * (slopes[0] * along + slopes[1] * across)
     return torch.lerp(pixels, colours.draw() + shade[:, None], mask[:, None])
 
@@ -130,12 +130,12 @@ def _texture(count: int, side: int, generator: torch.Generator, falls: tuple[flo
     power = falls[0] + (falls[1] - falls[0]) * _uniform(generator, count, 1, 1, 1)
     amplitude = frequency.clamp(min=1 / side) ** -power
     amplitude[..., 0, 0] = 0
-    white = torch.fft.rfft2(torch.randn(count, 3, side, side, generator=generator))
+    white = torch.fft.rfft2(torch.randn(count, 3, side, side, generator=generator, dtype=torch.float32))
     noise = torch.fft.irfft2(white * amplitude, s=(side, side))
-    mixing = 0.3 * torch.randn(count, 3, 3, generator=generator) + _uniform(generator, count, 1, 1)
+    mixing = 0.3 * torch.randn(count, 3, 3, generator=generator, dtype=torch.float32) + _uniform(generator, count, 1, 1)
     coloured = torch.einsum("nij,njhw->nihw", mixing, noise)
     return coloured / coloured.flatten(1).std(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1)
 
 
 def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=generator)
+    return torch.rand(*shape, generator=generator, dtype=torch.float32)

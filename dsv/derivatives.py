@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from dsv.deepkkt import Parameters, misclassified
 from dsv.folding import Forward, folded_forward
-from dsv.layers import FOR_GRADIENTS, FOR_TANGENTS, exchanged
+from dsv.layers import FOR_GRADIENTS, FOR_TANGENTS, TWICE_DIFFERENTIABLE, exchanged
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _DualNumbers:
 
 def compiled_derivatives(model: nn.Module, parameters: Parameters, example: Tensor) -> Derivatives:
     """The same by ``torch.func``, compiled by ``torch.compile`` at their first call."""
-    forward = folded_forward(model, parameters, example)
+    forward = folded_forward(exchanged(model, TWICE_DIFFERENTIABLE), parameters, example)
     # torch.compile gives up on a normalisation whose input has no tangent while its gain has one (torch 2.15 falls
     # back to eager, or fails): the parameters that nothing speaks of get a tangent of zeros.
     others = {n: p.detach() for n, p in model.named_parameters() if n not in parameters}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dsv.dead_leaves import draw_dead_leaves
+from dsv.errors import DsvError
 from dsv.evaluation import predict
 from dsv.task import Task
 
@@ -32,12 +33,16 @@ class Ensemble(nn.Module):
         counts: (M, K) how many images of each class every member was trained on, up to a common factor; the mean is
             then taken of probabilities that are freed of each member's shares, weighted by the square root of its
             counts. The plain mean when None.
+
+    Raises:
+        DsvError: counts that are not of at least one image a member.
     """
 
     counts: Tensor | None
 
     def __init__(self, members: Sequence[nn.Module], counts: Tensor | None = None) -> None:
         super().__init__()
+        check_counts(counts)
         self.members = nn.ModuleList(members)
         self.register_buffer("counts", counts, persistent=False)  # of how to use the weights, not one of them
 
@@ -46,10 +51,24 @@ class Ensemble(nn.Module):
         answers = torch.stack([torch.log_softmax(member(images), 1) for member in self.members])
         if self.counts is None:
             return torch.logsumexp(answers, 0) - math.log(len(self.members))
-        shares = (self.counts / self.counts.sum(dim=1, keepdim=True)).clamp_min(SMALLEST_SHARE)
+        shares = class_shares(self.counts).clamp_min(SMALLEST_SHARE)
         freed = torch.log_softmax(answers - shares.log()[:, None], dim=2)
         weights = (shares * self.counts.sum(dim=1, keepdim=True)).sqrt()
         return torch.logsumexp(freed + (weights / weights.sum(dim=0)).log()[:, None], 0)
+
+
+def class_shares(counts: Tensor) -> Tensor:
+    """(M, K) share of each class, of (M, K) counts."""
+    return counts / counts.sum(dim=1, keepdim=True)
+
+
+def check_counts(counts: Tensor | None) -> None:
+    """Raise DsvError where a row of the (M, K) counts is of no image, or holds what is no number of images."""
+    if counts is None:
+        return
+    wrong = torch.nonzero(~(counts.isfinite().all(dim=1) & (counts >= 0).all(dim=1) & (counts.sum(dim=1) > 0)))
+    if len(wrong):
+        raise DsvError(f"the counts of member {int(wrong[0])} are not those of at least one image; leave it out")
 
 
 def estimated_counts(

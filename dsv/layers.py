@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsv.average_pool import average_pool
 from dsv.group_norm import group_norm
@@ -31,7 +32,16 @@ class _GroupNorm(nn.GroupNorm):
         return group_norm(inputs, self.num_groups, self.weight, self.bias, self.eps)
 
 
-FOR_GRADIENTS: Exchange = {nn.AvgPool2d: _AveragePool}
+class _Hardsigmoid(nn.Hardsigmoid):
+    """torch's own has no second derivative."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return functional.relu6(inputs + 3) / 6
+
+
+TWICE_DIFFERENTIABLE: Exchange = {nn.Hardsigmoid: _Hardsigmoid}
+"""For whatever asks for a second derivative."""
+FOR_GRADIENTS: Exchange = {**TWICE_DIFFERENTIABLE, nn.AvgPool2d: _AveragePool}
 """For gradients, and graphs of gradients."""
 FOR_TANGENTS: Exchange = {**FOR_GRADIENTS, nn.GroupNorm: _GroupNorm}
 """For derivatives along a direction, and gradients of these."""

@@ -59,9 +59,11 @@ def images_lesson(
         generator: of the order, the augmentation and the mixtures.
 
     Raises:
-        DsvError: no image.
+        DsvError: no image, images of another type, or targets that are not one of the task's classes, or probabilities
+            of them, an image.
     """
-    _check_any(images)
+    _check_images(images)
+    _check_targets(targets, len(images), task)
     probabilities = functional.one_hot(targets, task.classes).float() if targets.ndim == 1 else targets.float()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,7 +89,7 @@ def views_lesson(
     Raises:
         DsvError: no image, or views that are not of these images.
     """
-    _check_any(images)
+    _check_images(images)
     views = labelled.of(images, task)
     at_once = max(1, _VALUES_AT_ONCE // (batch_size * math.prod(task.image_shape)))
 
@@ -100,9 +102,23 @@ def views_lesson(
     return Lesson(batches(), labelled.loss)
 
 
-def _check_any(images: Tensor) -> None:
+def _check_images(images: Tensor) -> None:
     if len(images) == 0:
         raise DsvError("there are no images to train on")
+    if images.dtype != torch.uint8:
+        raise DsvError(f"images to train on must be torch.uint8, got {images.dtype}; round them (dsv.to_uint8)")
+
+
+def _check_targets(targets: Tensor, count: int, task: Task) -> None:
+    hard = targets.ndim == 1 and targets.dtype == torch.int64
+    soft = targets.ndim == 2 and targets.is_floating_point() and targets.shape[1] == task.classes
+    if not (hard or soft) or len(targets) != count:
+        raise DsvError(
+            f"{count} images need as many int64 classes, or probabilities of {task.classes} classes, got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
+        )
+    if hard and not (int(targets.min()) >= 0 and int(targets.max()) < task.classes):
+        raise DsvError(f"labels must lie in 0 to {task.classes - 1}, got {int(targets.min())} to {int(targets.max())}")
 
 
 def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -54,7 +54,6 @@ class ModelSpec:
         if not all(isinstance(value, str) for value in (self.architecture, self.norm, self.pooling)):
             raise DsvError("a model's architecture, norm and pooling must be text")
         for name, low, high in (
-            ("channels", 1, 3),
             ("image_size_px", 1, MAX_IMAGE_SIZE_PX),
             ("classes", 1, MAX_CLASSES),
             ("width", 0, MAX_WIDTH),
@@ -62,11 +61,8 @@ class ModelSpec:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise DsvError(f"a model's {name} must be a whole number from {low} to {high}, got {value!r}")
-
-    @property
-    def of_torchvision(self) -> bool:
-        """Whether torchvision builds it, in the one size that it has."""
-        return self.architecture not in _DEFAULT_NORM
+        if type(self.channels) is not int or self.channels not in (1, 3):
+            raise DsvError(f"a model's channels must be 1 (grey) or 3 (colour), got {self.channels!r}")
 
     @classmethod
     def parse(cls, text: str, task: Task) -> ModelSpec:
@@ -224,7 +220,6 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
         model: nn.Module = torchvision.models.get_model(
             name, weights=None, num_classes=spec.classes, **_torchvision_options(name, spec.image_size_px)
         )
-        model = _twice_differentiable(model)
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, spec.image_size_px, spec.image_size_px))
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -241,17 +236,3 @@ def _torchvision_options(name: str, image_size_px: int) -> dict[str, Any]:
     if name in {"googlenet", "inception_v3"}:
         return {"aux_logits": False, "init_weights": True}
     return {"image_size": image_size_px} if name.startswith("vit_") else {}
-
-
-class _Hardsigmoid(nn.Module):
-    """relu6(x + 3) / 6. DeepKKT needs second derivatives, which torch's own hardsigmoid lacks."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return nn.functional.relu6(features + 3) / 6
-
-
-def _twice_differentiable(model: nn.Module) -> nn.Module:
-    """The same function and parameters, of layers that can be differentiated twice."""
-    for name, child in model.named_children():
-        setattr(model, name, _Hardsigmoid() if isinstance(child, nn.Hardsigmoid) else _twice_differentiable(child))
-    return model

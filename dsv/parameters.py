@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsv.errors import DsvError
+from dsv.errors import DsvError, differentiable
 from dsv.task import Task
 
 HEAD = "head"
@@ -45,11 +45,11 @@ def stationary_parameters(model: nn.Module, task: Task, patterns: str) -> dict[s
         task: of the model.
 
     Raises:
-        DsvError: as ``chosen_parameters``, or the logits depend on none of them.
+        DsvError: as ``chosen_parameters`` and ``differentiable``, or the logits depend on none of them.
     """
     chosen = chosen_parameters(model, patterns)
-    leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}
-    with torch.enable_grad():
+    with differentiable(), torch.enable_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}
         some = next(iter(leaves.values()))
         total = functional_call(model, leaves, (torch.zeros(1, *task.image_shape).to(some),)).sum()
         found: Sequence[Tensor | None] = [None] * len(leaves)
@@ -71,14 +71,13 @@ def train_only(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:
 
 def start_training(model: nn.Module) -> None:
     """Training mode, but for batch norms of a partly frozen model that are frozen themselves: their running statistics
-    belong to the frozen weights and stay as they are."""
+    belong to the frozen weights and stay as they are. One without weights goes with the layer before it."""
     model.train()
-    if all(p.requires_grad for p in model.parameters()):
-        return
+    frozen = False
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
-            p.requires_grad for p in module.parameters()
-        ):
+        if own := list(module.parameters(recurse=False)):
+            frozen = not any(p.requires_grad for p in own)
+        if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 

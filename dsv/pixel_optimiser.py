@@ -51,7 +51,8 @@ class PixelOptimiser:
         self._task, self._config, self._compute, self._ranks = task, config, compute, ranks
         self._total, self._own = len(labels), ranks.share(len(labels))
         self._labels = labels[self._own].to(compute.device)
-        parameters: Parameters = stationary_parameters(model, task, config.stationary_parameters)
+        with compute.running():
+            parameters: Parameters = stationary_parameters(model, task, config.stationary_parameters)
         distance = DISTANCES[config.distance]
         if distance is layer_cosine and not (anchors and anchors.targets):
             if anchors:  # what is zero in the model that was given need not be so in theirs
@@ -79,7 +80,7 @@ class PixelOptimiser:
         else:
             pixels = functional.interpolate(self._started(start), side, mode="area")
         shape = (self._total,) if self._anchors is None else (self._total, 1 + max(self._anchors.clients))
-        multipliers = torch.rand(shape, generator=self._generator)
+        multipliers = torch.rand(shape, generator=self._generator, dtype=torch.float32)
         self._hold(pixels, multipliers)
 
     def restore(self, state: SynthesisState) -> None:
@@ -115,6 +116,7 @@ class PixelOptimiser:
             generator=self._generator.get_state(),
         )
 
+    @torch.enable_grad()
     def step(self) -> KktTerms:
         """One iteration; the terms are those before it.
 
@@ -126,7 +128,8 @@ class PixelOptimiser:
             pixels = functional.interpolate(self._pixels, side, mode="bilinear").clamp(0, 1)
             self._optimise(pixels, self._multipliers)
         fallen = 0.5 * (1 + math.cos(math.pi * self.iteration / self._config.iterations))
-        found = self._gradient()
+        with self._compute.running():
+            found = self._gradient()
         self._pixels.grad, self._multipliers.grad = found.images, found.multipliers
         for adam, step in zip(self._adams, (self._config.image_step, self._config.multiplier_step), strict=True):
             adam.learning_rate = step * fallen

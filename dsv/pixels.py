@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,14 @@ from dsv.task import Task
 
 
 def _statistics(task: Task, like: Tensor) -> tuple[Tensor, Tensor]:
-    mean = torch.tensor(task.mean, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-    std = torch.tensor(task.std, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-    return mean, std
+    return _column(task.mean, like.device, like.dtype), _column(task.std, like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(1, C, 1, 1). Kept: a card would wait for it at every step."""
+    with torch.inference_mode(False):  # what is made in there serves no derivative later
+        return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
 
 
 def normalise(pixels: Tensor, task: Task) -> Tensor:
@@ -36,6 +43,6 @@ def noise_pixels(task: Task, count: int, generator: torch.Generator, *, side_px:
     The side S is the task's unless ``side_px`` gives another.
     """
     side = side_px or task.image_size_px
-    drawn = torch.randn(count, task.channels, side, side, generator=generator)
+    drawn = torch.randn(count, task.channels, side, side, generator=generator, dtype=torch.float32)
     mean, std = _statistics(task, drawn)
     return (drawn * std + mean).clamp(0, 1)

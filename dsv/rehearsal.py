@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from dsv.device import device_of
 from dsv.errors import DsvError
+from dsv.fits import check_fits, check_teacher
 from dsv.lessons import Lesson, images_lesson, views_lesson
 from dsv.pixels import from_uint8
 from dsv.support_set import SupportSet
-from dsv.synthesis import check_fits
 from dsv.task import Task
 from dsv.training import TrainingConfig, teach
 from dsv.views import LabelledViews, centred
@@ -58,15 +58,17 @@ class Expert:
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise DsvError("an expert needs at least one image of what it knows")
-        check_fits(self.model.eval(), self.task)
+        check_teacher(self.model.eval(), self.task)
 
 
 def joint_task(tasks: Sequence[Task]) -> Task:
     """One task of all their classes, in their order; all else is the first one's.
 
     Raises:
-        DsvError: a class of two of them, or images of different geometry or normalisation.
+        DsvError: no task, a class of two of them, or images of different geometry or normalisation.
     """
+    if not tasks:
+        raise DsvError("there is no task to join; give at least one")
     first, *others = tasks
     names = first.class_names
     for other in others:
@@ -82,10 +84,16 @@ def of_shown_classes(support_set: SupportSet) -> SupportSet:
     """The same set for a task of those classes alone that have images: a synthesis may have left others without.
 
     Probabilities and views' logits of the others are left out, as if the teacher did not know them.
+
+    Raises:
+        DsvError: a single class has images, of which alone there is nothing to learn.
     """
     if bool(support_set.shown.all()):
         return support_set
     shown = torch.nonzero(support_set.shown).flatten()
+    if len(shown) < 2:
+        name = support_set.task.class_names[int(shown)]
+        raise DsvError(f"the set has images of {name!r} alone; a task needs two classes, so take a set that has more")
     names = tuple(support_set.task.class_names[label] for label in shown.tolist())
     soft_labels = support_set.soft_labels[:, shown].clamp_min(_LEAST_SHARE)
     views = support_set.views
@@ -168,7 +176,7 @@ def _answers_of(expert: Expert, experts: Sequence[Expert], device: torch.device)
     same kind whatever it was trained on; for its own they are surer where these are synthetic, and the others would
     never be heard (measured in docs/rehearsal.md).
     """
-    model = expert.model.to(device)
+    model = expert.model.to(device).eval()
     with torch.no_grad():
         parts = (part for other in experts if other is not expert for part in _some_pictures(other))
         found = [centred(model(part.to(device))) for part in parts]

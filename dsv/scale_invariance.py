@@ -23,7 +23,10 @@ from dsv.deepkkt import Distance, Parameters, layer_cosine
 from dsv.pixels import noise_pixels, normalise
 from dsv.task import Task
 
-_IMAGES, _PROBES, _LARGEST_COSINE, _SMALLEST_LENGTH = 4, 6, 1e-3, 1e-6
+_IMAGES, _PROBES, _SMALLEST_LENGTH = 4, 6, 1e-6
+_LARGEST_COSINE, _SHARE_OF_CHANCE = 1e-3, 0.1
+"""Two directions of n numbers that have nothing to do with each other have a cosine of about 1 / sqrt(n): what is to
+tell a right angle has to be well below that."""
 
 
 def scale_invariant_parameters(model: nn.Module, task: Task, parameters: Parameters) -> frozenset[str]:
@@ -58,7 +61,8 @@ def _changing(parameters: Parameters, gradients: tuple[Tensor | None, ...]) -> s
     for (name, p), g in zip(parameters.items(), gradients, strict=True):
         if g is None or g.norm() <= _SMALLEST_LENGTH * whole:
             continue
-        if (p * g).sum().abs() > _LARGEST_COSINE * p.norm() * g.norm():
+        largest = min(_LARGEST_COSINE, _SHARE_OF_CHANCE * p.numel() ** -0.5)
+        if (p * g).sum().abs() > largest * p.norm() * g.norm():
             names.add(name)
     return names
 

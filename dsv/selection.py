@@ -22,12 +22,12 @@ from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, project_dual
 from dsv.derivatives import Batch
 from dsv.errors import DsvError
+from dsv.fits import check_teacher
 from dsv.parameters import stationary_parameters
 from dsv.pixels import from_uint8
 from dsv.resume import Checkpointing, Saving, SelectionState
 from dsv.stationarity_engine import StationarityEngine
 from dsv.support_set import model_digest
-from dsv.synthesis import check_fits
 from dsv.task import Task
 
 Load = Callable[[Sequence[int]], Tensor]
@@ -124,17 +124,18 @@ def select(
         on_iteration: called after every iteration with the number of those done and the distance that they led to.
 
     Raises:
-        DsvError: no images, a label that is none of the task's classes, a start that is not one finite number >= 0 an
-            image and above 0 somewhere, a model that does not fit the task or reads no parameter that
-            ``stationary_parameters`` names, or a state that cannot be read or saved.
+        DsvError: no images, or some of another type or shape; labels that are not the task's classes; a start that is
+            not one finite number >= 0 an image and above 0 somewhere; a model that does not fit the task or reads no
+            parameter that ``stationary_parameters`` names; or a state that cannot be read or saved.
     """
     compute = compute or Compute()
     multipliers = _started(start, labels, task)
     model = compute.place(model)
-    check_fits(model, task, dtypes=(torch.float32, torch.float64))
-    parameters = stationary_parameters(model, task, config.stationary_parameters)
+    with compute.running():
+        check_teacher(model, task, dtypes=(torch.float32, torch.float64))
+        parameters = stationary_parameters(model, task, config.stationary_parameters)
     engine = StationarityEngine(model, parameters, DISTANCES[config.distance], compute=compute)
-    images = _Images(load, labels, compute.chunk(task.image_size_px))
+    images = _Images(load, labels, task.image_shape, compute.chunk(task.image_size_px))
     saving = Saving(checkpointing, lambda: _identity(model, images, multipliers, (task, config, compute)))
     state = saving.found(SelectionState) or SelectionState(multipliers, ())
     multipliers, distances = state.multipliers, list(state.distances)
@@ -178,22 +179,31 @@ class _Images:
 
     load: Load
     labels: Tensor
+    image_shape: tuple[int, ...]
     size: int
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         for first in range(0, len(self.labels), self.size):
             own = slice(first, min(first + self.size, len(self.labels)))
-            yield own, self.load(range(own.start, own.stop))
+            read, wanted = self.load(range(own.start, own.stop)), (own.stop - own.start, *self.image_shape)
+            if read.dtype != torch.uint8 or tuple(read.shape) != wanted:
+                raise DsvError(
+                    f"images {own.start} to {own.stop - 1} must be uint8 of shape {wanted}, got {read.dtype} of "
+                    f"{tuple(read.shape)}"
+                )
+            yield own, read
 
 
 def _started(start: Tensor | None, labels: Tensor, task: Task) -> Tensor:
     """Multipliers of mean 1."""
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise DsvError(f"labels must be int64 classes, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
     if len(labels) == 0:
         raise DsvError("there are no images to select from")
     if not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
         raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
     found = torch.ones(len(labels)) if start is None else start.float()
-    if len(found) != len(labels) or not (found.min() >= 0 and 0 < found.max() < math.inf):
+    if found.shape != labels.shape or not (found.min() >= 0 and 0 < found.max() < math.inf):
         raise DsvError(f"a start of a selection must have {len(labels)} finite multipliers, >= 0 and not all 0")
     return found / found.mean()
 

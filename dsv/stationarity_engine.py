@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from dsv.compute import Compute
 from dsv.deepkkt import Distance, Parameters, misclassified
 from dsv.derivatives import Batch, Derivatives, compiled_derivatives, eager_derivatives
 from dsv.distance_gradient import distance_and_gradient
+from dsv.errors import differentiable
 from dsv.ranks import Ranks
+
+_Found = TypeVar("_Found")
 
 
 class Along(NamedTuple):
@@ -70,6 +74,7 @@ class StationarityEngine:
         self._distance = distance
         self._target: Parameters = self._parameters
         self._made: Derivatives | None = None
+        self._has_tangents = True
         chosen, all_numbers = (sum(p.numel() for p in of) for of in (parameters.values(), model.parameters()))
         self.by_graph = not self.compute.compiled and 2 * chosen < all_numbers
         """Whether the first of the two ways in ``kkt_gradient.py`` is the cheaper one."""
@@ -90,7 +95,7 @@ class StationarityEngine:
         totals = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
         leaves = list(self._parameters.values())
         for batch in batches:
-            with torch.enable_grad(), self.compute.running():
+            with differentiable(), torch.enable_grad(), self.compute.running():
                 losses, _ = self._of(batch).losses(self._parameters, batch.inputs, batch.labels)
                 loss = (batch.multipliers * losses).sum()
                 gradients = torch.autograd.grad(loss, leaves)
@@ -98,6 +103,7 @@ class StationarityEngine:
         self.ranks.add_up(list(totals.values()))
         return totals
 
+    @differentiable()
     def logits(self, batch: Batch) -> Tensor:
         """(n, K) logits of one batch, differentiable in its inputs."""
         fixed = {name: p.detach() for name, p in self._parameters.items()}
@@ -112,15 +118,17 @@ class StationarityEngine:
         target = {name: self._target[name] for name in total_gradient}
         return distance_and_gradient(self._distance, target, reconstruction, weight=-weight)
 
+    @differentiable()
     def slopes(self, direction: Parameters, batch: Batch) -> Tensor:
-        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone.
+        """(n,) derivative of every image's loss along ``direction``, by forward-mode differentiation alone where the
+        model's layers have it.
 
         Args:
             direction: a tensor of every chosen parameter's shape and dtype, by its name.
             batch: whose multipliers are not read; what is returned has the inputs' dtype and no graph.
         """
-        with torch.no_grad(), self.compute.running():
-            return self._of(batch).slopes(direction, batch.inputs, batch.labels)
+        found = self._by_tangents(lambda: self._of(batch).slopes(direction, batch.inputs, batch.labels))
+        return self._along(direction, self._graph(batch), 0.0).slopes if found is None else found
 
     def least_squares_scale(self, total_gradient: Parameters) -> float:
         """The factor for all multipliers that brings -g nearest to theta, or 0 where every positive one leads away."""
@@ -128,6 +136,7 @@ class StationarityEngine:
         along = sum(float(-(p * g).sum()) for p, g in pairs)
         return max(along, 0.0) / max(sum(float(g.square().sum()) for _, g in pairs), 1e-30)
 
+    @differentiable()
     def along(self, direction: Parameters, batch: Batch, *, primal_weight: float = 0.0) -> Along:
         """What changes along ``direction``.
 
@@ -136,13 +145,24 @@ class StationarityEngine:
             batch: whose own graph is not followed.
             primal_weight: of the primal term, here a sum over the misclassified images, >= 0.
         """
-        if self.by_graph:
-            return self._along(direction, self._graph(batch), primal_weight)
-        batch = batch.detached()
-        with torch.no_grad(), self.compute.running():
-            weight = torch.tensor(primal_weight, dtype=batch.inputs.dtype, device=batch.inputs.device)
-            return Along(*self._of(batch).along(direction, batch, weight))
+        if not self.by_graph:
+            own = batch.detached()
+            weight = torch.tensor(primal_weight, dtype=own.inputs.dtype, device=own.inputs.device)
+            if found := self._by_tangents(lambda: self._of(own).along(direction, own, weight)):
+                return Along(*found)
+        return self._along(direction, self._graph(batch), primal_weight)
 
+    def _by_tangents(self, compute: Callable[[], _Found]) -> _Found | None:
+        """What forward mode finds; None where a layer has no rule for it, from the first time on that one is met."""
+        if self._has_tangents:
+            try:
+                with torch.no_grad(), self.compute.running():
+                    return compute()
+            except (NotImplementedError, CheckpointError):
+                self._has_tangents = False
+        return None
+
+    @differentiable()
     def at_once(self, batch: Batch, *, weight: float, primal_weight: float) -> tuple[Tensor, Along]:
         """``direction`` at this batch's own total gradient, and what ``along`` gives for it, by one graph.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dsv.errors import DsvError
+from dsv.fits import check_fits, check_teacher
 from dsv.measured import usual_views
 from dsv.pixels import from_uint8
 from dsv.show import Picture, export_images, picture_of
@@ -176,12 +177,10 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             DsvError: as ``label_views``, or the teacher does not fit the images and classes, or no number is usual for
                 images of that size.
         """
-        from dsv.synthesis import check_fits  # which needs this module
-
         plan = plan or usual_views(self.task)
         if plan is None:
             raise DsvError(f"no number of views is usual for {self.task.image_size_px} px; give a dsv.ViewPlan")
-        check_fits(teacher.to(device).eval(), self.task)
+        check_teacher(teacher.to(device).eval(), self.task)
         return dataclasses.replace(self, views=label_views(teacher, self.images, self.task, plan, device=device))
 
     def show(self, *, per_class: int = 10) -> Picture:
@@ -218,8 +217,6 @@ class SupportSet(Dataset[tuple[Tensor, int]]):
             DsvError: the model does not fit the images and classes, the set has no such labels, its views are not the
                 labelled ones, or the loss is not finite.
         """
-        from dsv.synthesis import check_fits  # which needs this module
-
         model.to(device).eval()
         check_fits(model, self.task)
         targets = self.targets(labels)

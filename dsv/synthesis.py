@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from dsv.anchors import Anchors
 from dsv.compute import Compute
 from dsv.deepkkt import KktTerms
-from dsv.device import device_of
 from dsv.errors import DsvError
 from dsv.evaluation import predict
+from dsv.fits import check_teacher
 from dsv.frames import Frames
 from dsv.pixel_optimiser import PixelOptimiser
 from dsv.pixels import to_uint8
@@ -87,7 +87,8 @@ def synthesize(
     config, compute, ranks = config or SynthesisConfig(), compute or Compute(), ranks or Ranks()
     model = compute.place(model)
     wanted = _labels(task, config) if labels is None else _checked(labels, task)
-    check_fits(model, task)
+    with compute.running():
+        check_teacher(model, task)
     options = asdict(config) | ({} if anchors is None else {"anchors_sha256": anchors.digest})
     provenance = _provenance(model, teacher_architecture, start, seed, options)
     moved = model if anchors is None else copy.deepcopy(model)
@@ -114,11 +115,16 @@ def synthesize(
     return SupportSet(
         images=images,
         labels=wanted if wanted.ndim == 1 else wanted.argmax(dim=1),
-        soft_labels=label(images) if label else predict(model, images, task),
+        soft_labels=label(images) if label else _answers(model, images, task, compute),
         multipliers=final.multipliers if anchors is None else (final.multipliers * anchors.units(wanted)).mean(dim=1),
         task=task,
         provenance=provenance,
     )
+
+
+def _answers(model: nn.Module, images: Tensor, task: Task, compute: Compute) -> Tensor:
+    with compute.running():
+        return predict(model, images, task, batch_size=compute.chunk(task.image_size_px))
 
 
 def _provenance(
@@ -141,42 +147,6 @@ def _show(run: PixelOptimiser, frames: Frames | None, ranks: Ranks) -> None:
             frames.take(run.iteration, to_uint8(pixels))
 
 
-def check_fits(
-    model: nn.Module,
-    task: Task,
-    *,
-    dtypes: Sequence[torch.dtype] = (torch.float32,),
-) -> None:
-    """Check that ``model`` maps the task's images to the task's classes.
-
-    Args:
-        model: in the mode that it is asked in, and where it is.
-        task: whose images and classes; one black image is tried.
-        dtypes: that its parameters may have.
-
-    Raises:
-        DsvError: it does not.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype not in dtypes:
-            raise DsvError(f"the model's {name} is {parameter.dtype}, not float32; convert it with model.float()")
-    try:
-        with torch.no_grad():
-            dtype = next((p.dtype for p in model.parameters()), torch.float32)
-            logits = model(torch.zeros(1, *task.image_shape, device=device_of(model), dtype=dtype))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise DsvError(
-            f"the model does not take images of {task.channels} x {task.image_size_px} x {task.image_size_px}; "
-            "build it for this task's channels and image size"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise DsvError("the model does not give logits of shape (images, classes); wrap it so that it does")
-    if tuple(logits.shape) != (1, task.classes):
-        raise DsvError(
-            f"the model has {logits.shape[-1]} outputs but the task has {task.classes} classes; use matching ones"
-        )
-
-
 def _labels(task: Task, config: SynthesisConfig) -> Tensor:
     return torch.arange(task.classes).repeat_interleave(config.images_per_class)
 
@@ -195,7 +165,7 @@ def _checked(labels: Tensor, task: Task) -> Tensor:
         bool((labels >= 0).all()) and torch.allclose(labels.sum(dim=1), torch.ones(()).to(labels), atol=1e-3)
     ):
         raise DsvError("labels that are probabilities must be at least 0 and sum up to 1 in every row")
-    return labels
+    return labels.clone()  # the set keeps them, whatever becomes of the caller's
 
 
 def _identity(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dsv.augmentation import Augmentation
 from dsv.device import device_of
-from dsv.errors import DsvError
+from dsv.errors import DsvError, differentiable
 from dsv.lessons import Lesson, LessonLoss, images_lesson, views_lesson
 from dsv.optimisers import Adam, Sgd
 from dsv.parameters import start_training
@@ -90,12 +90,14 @@ class TrainingConfig:
         Args:
             classes: number of logits; the layer that makes them does not count.
         """
-        layers = [p for p in model.parameters() if p.ndim > 1]
+        layers = [p for p in model.parameters() if p.ndim > 1 and len(p) > 1]  # a position embedding is of one row
         of_logits = next((p for p in reversed(layers) if len(p) == classes), None)
-        hidden = [p[0].numel() for p in layers if p.requires_grad and p is not of_logits]
-        if not self.full_rate_fan_in or max(hidden, default=0) <= self.full_rate_fan_in:
+        transposed = {m.weight for m in model.modules() if isinstance(m, nn.modules.conv._ConvTransposeNd)}
+        hidden = [p for p in layers if p.requires_grad and p is not of_logits]
+        widest = max((p[:, 0].numel() if p in transposed else p[0].numel() for p in hidden), default=0)
+        if not self.full_rate_fan_in or widest <= self.full_rate_fan_in:
             return self
-        return replace(self, learning_rate=self.learning_rate * self.full_rate_fan_in / max(hidden))
+        return replace(self, learning_rate=self.learning_rate * self.full_rate_fan_in / widest)
 
 
 NEWCOMER_STEPS, VIEW_STEPS = 500, 750
@@ -211,8 +213,9 @@ def teach(
     for step in range(config.steps):
         optimiser.learning_rate = config.rate_at(step)
         optimiser.zero_grad()
-        loss = _loss_of(model, [(next(lesson.batches), lesson.loss) for lesson in lessons], config)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with differentiable(), torch.enable_grad():
+            loss = _loss_of(model, [(next(lesson.batches), lesson.loss) for lesson in lessons], config)
+            loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):

@@ -23,6 +23,7 @@ from torch.nn import functional
 from dsv.augmentation import Augmentation
 from dsv.dead_leaves import draw_dead_leaves
 from dsv.errors import DsvError
+from dsv.evaluation import asked_at_once
 from dsv.pixels import from_uint8
 from dsv.task import Task
 
@@ -172,7 +173,7 @@ def label_views(
     """
     views, found = Views(images, task, plan), []
     with torch.no_grad():
-        for numbers in torch.split(torch.arange(plan.count), _AT_ONCE):
+        for numbers in torch.split(torch.arange(plan.count), min(_AT_ONCE, asked_at_once(task))):
             found.append(centred(logits_of(views.draw(numbers).to(device)).float()).cpu())
             if on_labelled is not None:
                 on_labelled(int(numbers[-1]) + 1, plan.count)

@@ -103,6 +103,15 @@ def test_one_seed_one_result_and_experts_stay_as_they_are():
     assert [model_digest(expert.model) for expert in experts] == before
 
 
+def test_an_expert_answers_in_eval_mode_whatever_it_was_put_in_since():
+    seen = nn.Sequential(nn.BatchNorm2d(1), brightness())
+    experts = [Expert(seen, WARM, pictures(1)), Expert(side(), COLD, pictures(2))]
+    seen.train()
+    before = model_digest(seen)
+    consolidate(student(), experts, dataclasses.replace(QUICK, steps=2), seed=0)
+    assert model_digest(seen) == before
+
+
 def test_views_are_looked_at_where_there_are_any():
     views = label_views(brightness(), pictures(1), WARM, ViewPlan(50))
     of_views = Expert(brightness(), WARM, pictures(1), views)
@@ -125,6 +134,11 @@ def test_a_set_that_shows_some_classes_alone_is_one_of_these(teacher, support_se
     assert of_shown_classes(dataclasses.replace(part, soft_labels=nothing)).soft_labels.tolist() == [[0.5, 0.5]] * 4
 
 
+def test_a_single_shown_class_is_no_task(support_set):
+    with pytest.raises(DsvError, match="images of '7' alone; a task needs two classes"):
+        of_shown_classes(of_classes(support_set, [7]))
+
+
 def test_many_pictures_are_looked_at_a_part_at_a_time():
     experts = [Expert(brightness(), WARM, pictures(1, 1999)), Expert(side(), COLD, pictures(2, 10))]
     parts = [list(_some_pictures(expert)) for expert in experts]
@@ -137,6 +151,8 @@ def test_what_cannot_be_brought_together_is_refused():
     with pytest.raises(DsvError, match="classes"):
         Expert(student(), WARM, pictures(1))
     good = Expert(side(), COLD, pictures(2))
+    with pytest.raises(DsvError, match="no task to join"):
+        joint_task([])
     with pytest.raises(DsvError, match="at least two experts"):
         consolidate(side(), [good], QUICK, seed=0)
     with pytest.raises(DsvError, match="not finite, or all the same"):

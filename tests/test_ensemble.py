@@ -2,10 +2,11 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
-from dsv import Ensemble, ModelSpec, Task, build_model, estimated_counts
+from dsv import DsvError, Ensemble, ModelSpec, Task, build_model, end_point_anchors, estimated_counts
 
 TASK = Task(1, 8, ("a", "b", "c"), (0.5,), (0.5,))
 COUNTS = torch.tensor([[90.0, 9.0, 1.0], [10.0, 90.0, 100.0], [100.0, 101.0, 99.0]])
@@ -70,6 +71,14 @@ def test_a_class_that_nobody_answers_is_no_division_by_zero():
     found = estimated_counts(members, [5, 7], TASK)
     torch.testing.assert_close(found.sum(dim=1), torch.tensor([5.0, 7.0]))
     assert bool((found > 0).all())
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [1.0, -1.0, 3.0], [1.0, float("nan"), 1.0]])
+def test_counts_of_no_image_are_refused(row):
+    members, counts = [_Constant(torch.zeros(3))] * 2, torch.tensor([[3.0, 1.0, 2.0], row])
+    for refused in (lambda: Ensemble(members, counts), lambda: end_point_anchors([{}, {}], counts)):
+        with pytest.raises(DsvError, match="counts of member 1 are not those of at least one image"):
+            refused()
 
 
 def test_counts_go_where_the_members_go_and_are_no_weights(task):

@@ -57,6 +57,15 @@ def test_only_frozen_batch_norms_stay_in_eval_mode():
     assert [m.training for m in norms] == [True] + [False] * (len(norms) - 1)
 
 
+def test_a_batch_norm_without_weights_goes_with_the_layer_before_it():
+    layers = [torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4, affine=False)]
+    layers += [torch.nn.Conv2d(4, 4, 1), torch.nn.BatchNorm2d(4, affine=False)]
+    model = torch.nn.Sequential(*layers)
+    train_only(model, "2.*")
+    start_training(model)
+    assert [layer.training for layer in model] == [True, False, True, True]
+
+
 def test_stationarity_speaks_of_what_was_trained():
     assert HEAD.synthesis(1).stationary_parameters == "head"
     assert replace(HEAD, stationary_parameters="features.*").synthesis(1).stationary_parameters == "features.*"

@@ -82,6 +82,8 @@ def test_errors_name_the_thing(text, message):
         ({"classes": -1}, "classes must be a whole number"),
         ({"classes": True}, "classes must be a whole number"),
         ({"image_size_px": 0}, "image_size_px must be a whole number"),
+        ({"channels": 2}, "channels must be 1 .grey. or 3 .colour., got 2"),
+        ({"channels": True}, "channels must be 1 .grey. or 3 .colour., got True"),
     ],
 )
 def test_specs_out_of_files_that_strangers_wrote(change, message, tmp_path):

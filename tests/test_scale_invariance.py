@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from dsv import (
     Candidates,
@@ -44,6 +45,16 @@ def test_a_weight_in_front_of_a_normalisation_is_found(norm, expected):
     # In front of layer norm there is a bias too, and only both together may grow; batch norm is in eval mode.
     model = trained(norm)
     assert scale_invariant_parameters(model, TASK, dict(model.named_parameters())) == expected
+
+
+def test_a_wide_layer_that_is_seen_is_not_taken_for_one_that_is_not():
+    """By chance alone its gradient is nearly at a right angle to it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3000), nn.ReLU(), nn.Linear(3000, 2000), nn.Linear(2000, 3))
+    chosen = {name: p for name, p in model.named_parameters() if p.ndim == 2}
+    assert scale_invariant_parameters(model.eval(), TASK, chosen) == set()
+    wide = build_model(ModelSpec("convnet", 3, 8, 3, 512), seed=0).eval()
+    assert scale_invariant_parameters(wide, TASK, dict(wide.named_parameters())) >= CONVOLUTIONS
 
 
 def test_a_frozen_model_is_looked_at_too():

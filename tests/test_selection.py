@@ -1,10 +1,12 @@
 """Selection of real images: what is known about the multipliers of linear models, and memory."""
 
 import copy
+import math
 
 import numpy
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from tensor_memory import peak_tensor_bytes
 from torch import nn
@@ -175,6 +177,17 @@ def test_characteristics_by_hand():
     )
     with pytest.raises(DsvError, match="two equally long rows"):
         rank_correlation(torch.zeros(3), torch.zeros(2))
+    with pytest.raises(DsvError, match="no place for what is not a number"):
+        rank_correlation(torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")]))
+    assert math.isnan(rank_correlation(torch.ones(3), torch.arange(3.0)))
+
+
+def test_a_rank_correlation_is_scipys_with_ties_and_without_a_table_of_pairs():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(2_000, (2, 50_000), generator=generator)
+    second = second + first // 2
+    assert peak_tensor_bytes(lambda: rank_correlation(first, second)) < 50_000 * 8 * 30
+    assert rank_correlation(first, second) == pytest.approx(spearmanr(first, second).statistic, abs=1e-9)
 
 
 def test_the_scale_of_a_start_does_not_matter_and_its_shape_does(teacher, task):
@@ -200,6 +213,15 @@ def test_errors(teacher, task):
     for start in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]):
         with pytest.raises(DsvError, match="must have 2 finite multipliers, >= 0 and not all 0"):
             chosen(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor(start))
+    bytes_, pair = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
+    with pytest.raises(DsvError, match="must have 2 finite multipliers"):
+        chosen(bytes_, pair, torch.ones(2, 1))
+    for labels in (pair.int(), torch.eye(10)[pair]):
+        with pytest.raises(DsvError, match="int64 classes, one an image"):
+            chosen(bytes_, labels)
+    for images in (bytes_ / 255, bytes_[:, :, :4], bytes_.expand(2, 3, 8, 8)):
+        with pytest.raises(DsvError, match=r"images 0 to 1 must be uint8 of shape \(2, 1, 8, 8\)"):
+            chosen(images, pair)
     for options, message in (({"iterations": 0}, "at least 1 iteration"), ({"distance": "far"}, "unknown distance")):
         with pytest.raises(DsvError, match=message):
             SelectionConfig(**options)

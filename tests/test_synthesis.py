@@ -189,6 +189,14 @@ def test_training_errors(task):
     images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(DsvError, match="no images"):
         train(model, images[:0], labels[:0], task, TrainingConfig(1, "sgd", 0.1, False, 0, 1), seed=0)
+    once = TrainingConfig(1, "sgd", 0.1, False, 0, 1)
+    with pytest.raises(DsvError, match="must be torch.uint8, got torch.float32"):
+        train(model, images / 255, labels, task, once, seed=0)
+    for targets in (labels[:3], labels.int(), torch.full((4, 9), 1 / 9)):
+        with pytest.raises(DsvError, match="4 images need as many int64 classes, or probabilities of 10 classes"):
+            train(model, images, targets, task, once, seed=0)
+    with pytest.raises(DsvError, match="labels must lie in 0 to 9, got 0 to 10"):
+        train(model, images, torch.tensor([0, 1, 2, 10]), task, once, seed=0)
     with pytest.raises(DsvError, match="diverged"):
         train(model, images, labels, task, TrainingConfig(9, "sgd", 1e30, False, 0, 4), seed=0)
 
@@ -212,6 +220,13 @@ def test_every_preset_runs(teacher, task, name):
     config = dataclasses.replace(PRESETS[name], iterations=PRESETS[name].coarse_stages + 2)
     found = synthesize(teacher.model, task, config, seed=0, labels=torch.tensor([3, 3, 8]))
     assert found.labels.tolist() == [3, 3, 8] and found.images.shape == (3, 1, 8, 8)
+
+
+def test_a_set_keeps_its_labels_whatever_becomes_of_the_callers(teacher, task):
+    labels = torch.tensor([3, 1])
+    found = synthesize(teacher.model, task, SynthesisConfig(iterations=1), seed=0, labels=labels)
+    labels.zero_()
+    assert found.labels.tolist() == [3, 1]
 
 
 def test_labels_that_do_not_fit(teacher, task):

@@ -95,6 +95,16 @@ def test_only_layers_that_are_trained_and_are_not_the_last_one_set_the_rate():
     assert dataclasses.replace(config, full_rate_fan_in=0).suited_to(model, 3).learning_rate == 0.5
 
 
+def test_what_sums_up_no_inputs_is_no_layer():
+    """A position embedding has a row a place, and a transposed convolution's inputs come first."""
+    config = TrainingConfig(1, "adamw", 0.5, cosine=False, weight_decay=0.0, batch_size=4, full_rate_fan_in=100)
+    model = nn.Sequential(nn.Linear(50, 50), nn.ConvTranspose2d(8, 512, 3), nn.Linear(50, 10))
+    model.register_parameter("positions", nn.Parameter(torch.zeros(1, 64, 128)))
+    assert config.suited_to(model, 10).learning_rate == 0.5
+    model[1] = nn.ConvTranspose2d(80, 4, 3)
+    assert config.suited_to(model, 10).learning_rate == 0.5 * 100 / 720
+
+
 def test_a_hidden_layer_as_wide_as_there_are_classes_counts():
     config = TrainingConfig(1, "adamw", 0.5, cosine=False, weight_decay=0.0, batch_size=4, full_rate_fan_in=100)
     model = nn.Sequential(nn.Linear(400, 10), nn.Linear(10, 10))
