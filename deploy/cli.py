@@ -21,6 +21,10 @@ _OUT = click.option(
 )
 
 
+_OF_SIMULATIONS = ("matplotlib", "sklearn", "flwr_datasets", "jinja2", "ray")
+"""Packages that the extra ``simulation`` has and ``server`` lacks."""
+
+
 class _Commands(click.Group):
     """Prints what the user can mend as one line, without a traceback, and exits with 1."""
 
@@ -41,7 +45,8 @@ class _Commands(click.Group):
                 "not enough memory; choose fewer or smaller images, or a smaller model"
             ) from None
         except ModuleNotFoundError as error:
-            remedy = "install feddsv with its extra 'server' or, to simulate, 'simulation'"
+            extra = "simulation" if error.name in _OF_SIMULATIONS else "server"
+            remedy = f"install feddsv with its extra '{extra}'"
             raise click.ClickException(f"this command needs {error.name}, which is not installed; {remedy}") from None
 
 

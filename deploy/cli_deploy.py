@@ -5,19 +5,32 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from deploy.addresses import Address
 from deploy.flower_nodes import GATE_PORT, OPERATOR_PORT, SUPERLINK_PORT, SUPERNODE_PORT
-from deploy.options import QUIET, options_of
+from deploy.options import ADDRESS, QUIET, options_of
 from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings
 
-_ADDRESS = Address.parse
+if TYPE_CHECKING:
+    from deploy.proxy import OperatorGate, ServerGate
+
 _SIMULATED = ("data", "data_root", "partitioner", "dirichlet_alpha", "partition_file")
-_PATH = click.Path(path_type=Path)
+
+
+class _Named(click.Path):
+    """A path that is not empty, which would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise DsvError(f"{param.opts[0] if param else 'a path'} is empty; name a file or a folder")
+        return super().convert(value, param, ctx)
+
+
+_PATH = _Named(path_type=Path)
 _PORT = click.IntRange(1, 65535)
 _STATE = click.option(
     "--state", type=_PATH, default=Path("state"), show_default=True, help="Folder for what this process keeps."
@@ -26,7 +39,7 @@ _CERTS = click.option("--certs", required=True, type=_PATH, help="The folder ser
 _CONTROL = click.option(
     "--control",
     "address",
-    type=_ADDRESS,
+    type=ADDRESS,
     default=f"127.0.0.1:{OPERATOR_PORT}",
     show_default=True,
     help="Where the Control API is: an operator's proxy, or with --authority the SuperLink's own loopback port.",
@@ -70,40 +83,46 @@ def superlink(certs: Path, state: Path, port: int) -> None:
     from deploy.flower_nodes import SuperLink, become
 
     part = SuperLink(certs, state, port)
-    become(part.command(), part.home)
+    become(part.command(), part.home, part.listen)
 
 
 @deploy.command()
 @_CERTS
 @_STATE
-@click.option("--listen", type=_ADDRESS, default=f"0.0.0.0:{GATE_PORT}", show_default=True, help="Address for devices.")
+@click.option("--listen", type=ADDRESS, default=f"0.0.0.0:{GATE_PORT}", show_default=True, help="Address for devices.")
 @click.option("--superlink-port", type=_PORT, default=SUPERLINK_PORT, show_default=True, help="The SuperLink's port.")
 def proxy(certs: Path, state: Path, listen: Address, superlink_port: int) -> None:
     """The door for devices and operators: nginx, which asks operators for their certificate."""
-    from deploy.flower_nodes import become
-    from deploy.proxy import ServerGate, nginx_command, write_configuration
+    from deploy.proxy import ServerGate
 
     gate = ServerGate(certs, listen, Address("127.0.0.1", superlink_port))
-    become(nginx_command(write_configuration(gate, state.absolute() / "proxy")), state.absolute() / "flower")
+    _become_nginx(gate, state)
 
 
 @deploy.command()
 @click.option("--certs", required=True, type=_PATH, help="The folder operator/ that 'dsv certs' made.")
-@click.option("--server", required=True, type=_ADDRESS, help="Address of 'dsv deploy proxy'.")
+@click.option("--server", required=True, type=ADDRESS, help="Address of 'dsv deploy proxy'.")
 @_STATE
 @click.option("--port", type=_PORT, default=OPERATOR_PORT, show_default=True, help="Port on loopback.")
 def operator(certs: Path, server: Address, state: Path, port: int) -> None:
     """An operator's own proxy, which adds the certificate that the flwr command cannot present."""
-    from deploy.flower_nodes import become
-    from deploy.proxy import OperatorGate, nginx_command, write_configuration
+    from deploy.proxy import OperatorGate
 
     gate = OperatorGate(certs, Address("127.0.0.1", port), server)
-    become(nginx_command(write_configuration(gate, state.absolute() / "proxy")), state.absolute() / "flower")
+    _become_nginx(gate, state)
+
+
+def _become_nginx(gate: ServerGate | OperatorGate, state: Path) -> NoReturn:
+    from deploy.flower_nodes import become
+    from deploy.proxy import nginx_command, write_configuration
+
+    folder = state.absolute()
+    become(nginx_command(write_configuration(gate, folder / "proxy")), folder / "flower", gate.listen)
 
 
 @deploy.command()
 @click.option("--keys", required=True, type=_PATH, help="This device's folder nodes/NAME that 'dsv certs' made.")
-@click.option("--server", required=True, type=_ADDRESS, help="Address of 'dsv deploy proxy'.")
+@click.option("--server", required=True, type=ADDRESS, help="Address of 'dsv deploy proxy'.")
 @click.option("--data", required=True, type=_PATH, help="This device's images, <class>/* or train/<class>/*.")
 @click.option("--backbone", type=_PATH, help="This device's copy of a run's backbone, safetensors.")
 @_STATE
@@ -113,7 +132,7 @@ def supernode(*, keys: Path, server: Address, data: Path, backbone: Path | None,
     from deploy.flower_nodes import SuperNode, become
 
     part = SuperNode(keys, server, data, state, port, backbone)
-    become(part.command(), part.home)
+    become(part.command(), part.home, part.listen)
 
 
 @deploy.command()
@@ -177,8 +196,8 @@ def stop(address: Address, authority: Path | None, run: int) -> None:
 def run(address: Address, authority: Path | None, **values: Any) -> None:
     """Federate, synthesise and publish over the SuperNodes that are online, and show the run's log until its end.
 
-    --run-dir and --store are folders of the server. The same command with the same --run-dir goes on with a run that
-    was cut off.
+    --run-dir, --store and --backbone are paths of the server. The same command with the same --run-dir goes on with a
+    run that was cut off.
     """
     from deploy.control import control
     from server.run_check import check_options
@@ -189,8 +208,12 @@ def run(address: Address, authority: Path | None, **values: Any) -> None:
     with control(address, authority) as way:
         number = way.start(settings.to_run_config())
         click.echo(f"run {number} started; to stop it: 'dsv deploy stop {number}{door}'")
-        with way.log_told(number, click.echo):
-            way.await_end(number, finished=lambda: False, say=lambda told: click.echo(told, err=True))
+        try:
+            with way.log_told(number, click.echo):
+                way.await_end(number, finished=lambda: False, say=lambda told: click.echo(told, err=True))
+        except (KeyboardInterrupt, SystemExit):
+            click.echo(f"run {number} goes on; to stop it: 'dsv deploy stop {number}{door}'", err=True)
+            raise
         click.echo(f"run {number} completed")
 
 
@@ -201,12 +224,12 @@ def run(address: Address, authority: Path | None, **values: Any) -> None:
     type=_PATH,
     help="A device's images, <class>/* or train/<class>/*; repeat for each device.",
 )
-@click.option("--nodes", default=2, show_default=True, help="Devices with bundled digits, without --device-data.")
+@click.option("--nodes", type=int, help="Devices with bundled digits, where there is no --device-data; default: 2.")
 @click.option("--stay", is_flag=True, help="Keep everything up after the run, until interrupted.")
 @click.option("--out", type=_PATH, default=Path("runs"), show_default=True, help="Folder for deployments.")
 @options_of(RunSettings, without=(*_SIMULATED, "run_dir", "store"))
 @QUIET
-def local(device_data: tuple[Path, ...], nodes: int, stay: bool, out: Path, quiet: bool, **values: Any) -> None:
+def local(device_data: tuple[Path, ...], nodes: int | None, stay: bool, out: Path, quiet: bool, **values: Any) -> None:
     """A whole deployment on this machine with TLS and authentication, one federation over it, and its end."""
     from deploy.ledger import print_ledger, read_ledger
     from deploy.local import LocalOptions, local_deployment
@@ -244,7 +267,7 @@ def _await_interrupt() -> None:
     "--role", type=click.Choice(["device", "server"]), default="device", show_default=True, help="What this machine is."
 )
 @click.option("--certs", type=_PATH, help="The folder nodes/NAME or server/ that 'dsv certs' made.")
-@click.option("--server", type=_ADDRESS, help="Address of 'dsv deploy proxy'.")
+@click.option("--server", type=ADDRESS, help="Address of 'dsv deploy proxy'.")
 @click.option("--data", type=_PATH, help="A device's images, <class>/* or train/<class>/*.")
 @_STATE
 def doctor(role: str, certs: Path | None, server: Address | None, data: Path | None, state: Path) -> None:

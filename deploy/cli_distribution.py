@@ -213,6 +213,8 @@ def show(store: Path, keys: Path) -> None:
     _check_store(store)
     publication = _publication(store, keys)
     at_hand, expiries = publication.signing_roles(), publication.expiries()
+    if not keys.is_dir():
+        raise DsvError(f"keys {keys} do not exist; name the folder that 'dsv keys init' made, or what is left of it")
     for role in ("root", "targets", "snapshot", "timestamp"):
         end = expiries[role].isoformat() if role in expiries else "not validly signed: run 'dsv keys sign'"
         click.echo(f"{role:<10} until {end}   key {'at hand' if role in at_hand else 'elsewhere'}")

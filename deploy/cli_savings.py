@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.addresses import Address
-from deploy.options import QUIET, Within
+from deploy.options import ADDRESS, QUIET, Within
 from dsv import DsvError
 
 _METER_PORT = 9096
@@ -103,7 +103,7 @@ def tensorboard(run: Path, logdir: Path | None) -> None:
 
 
 @click.command()
-@click.option("--server", required=True, type=Address.parse, help="Where what passes is sent on to.")
+@click.option("--server", required=True, type=ADDRESS, help="Where what passes is sent on to.")
 @click.option(
     "--port", default=_METER_PORT, show_default=True, type=click.IntRange(1, 65535), help="TCP port on loopback."
 )

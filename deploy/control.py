@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from deploy.addresses import Address
+from deploy.pem import existing
 from deploy.processes import POLL_S, app_folder, flower_environment, flwr, process, tool
 from dsv import DsvError
 
@@ -26,6 +27,7 @@ _LAST_LINES_S = 10.0
 _STATUS_EVERY_S = 10.0
 _PATIENCE_S = 900.0
 _FINISHED = "finished:"
+_SHUT_OUT = "unregistered"
 _COMPLETED = "finished:completed"
 
 
@@ -62,8 +64,17 @@ class Control:
             return int(self._flwr("supernode", "register", str(public_key.absolute()), CONNECTION)["node-id"])
         except DsvError as error:
             if "already in use" in str(error):  # Flower's code 23
-                raise RegisteredError(f"{public_key} is registered already") from None
+                raise RegisteredError(f"{public_key} is registered already{self._unless_shut_out()}") from None
             raise DsvError(f"{public_key}: {error}") from None
+
+    def _unless_shut_out(self) -> str:
+        """Flower does not tell which node has which key."""
+        if all(node["status"] != _SHUT_OUT for node in self.nodes()):
+            return ""
+        return (
+            ", or is of a node that was shut out: then it never comes back, and the device needs another, which "
+            "'dsv certs --node NAME2' makes"
+        )
 
     def unregister(self, node: int) -> None:
         """Shut a SuperNode out; its next sign of life is refused."""
@@ -164,6 +175,11 @@ class Control:
         if done.returncode != 0 or not answer.get("success", False):
             said = str(answer.get("error-message") or done.stderr.strip() or done.stdout.strip() or "nothing")
             reason = " ".join(said.split())[-400:]
+            if "is unavailable" in reason:  # Flower says so of a wrong certificate too
+                raise DsvError(
+                    f"cannot reach {self.address}: is 'dsv deploy operator' (or the SuperLink) up there, and is "
+                    "--authority missing, not wanted, or of another 'dsv certs'?"
+                )
             raise DsvError(f"'flwr {' '.join(arguments[:2])}' over {self.address} was refused: {reason}")
         return answer
 
@@ -173,7 +189,7 @@ def control(address: Address, authority: Path | None) -> Iterator[Control]:
     """A way to the Control API, with a Flower home that is gone at the end.
 
     Raises:
-        DsvError: plain speech with another machine was asked for.
+        DsvError: plain speech with another machine was asked for, or there is no such authority.
     """
     if authority is None and not address.is_loopback:
         raise DsvError(
@@ -186,7 +202,7 @@ def control(address: Address, authority: Path | None) -> Iterator[Control]:
         if authority is None:
             settings["insecure"] = True
         else:
-            settings["root-certificates"] = str(authority.absolute())
+            settings["root-certificates"] = str(existing(authority))
         (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: settings}}))
         yield Control(address, authority, home)
 

@@ -15,7 +15,7 @@ from client.data import broken_pictures
 from deploy.addresses import Address
 from deploy.doctor_server import check_server
 from deploy.findings import Finding, bad, fine, worrying
-from deploy.pem import read_certificate
+from deploy.pem import belongs, read_certificate
 from dsv import DsvError, picture_paths
 
 _EXPIRES_SOON = timedelta(days=30)
@@ -53,7 +53,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     """Findings, one after the other, as they come."""
     yield from _check_versions(patient.role)
     if patient.certificates:
-        yield from _check_certificates(patient.certificates)
+        yield from _check_certificates(patient.certificates, patient.role)
     if patient.server:
         yield from check_server(patient.server, patient.certificates)
     yield _check_disk(patient.state)
@@ -90,18 +90,32 @@ def _check_versions(role: Role) -> Iterator[Finding]:
         yield fine("versions", "nginx is installed") if has_nginx() else bad("versions", "nginx is missing", remedy)
 
 
-def _check_certificates(folder: Path) -> Iterator[Finding]:
-    files = sorted(folder.glob("*.crt")) if folder.is_dir() else []
-    if not files:
-        yield bad("certificates", f"{folder} holds no certificate", "copy the folder that 'dsv certs' made here")
-    for path in files:
+_COPY = "copy the whole folder that 'dsv certs' made here anew"
+_PAIRS = {
+    Role.DEVICE: {"node": "node.pub", "device.key": "device.crt"},
+    Role.SERVER: {"server.key": "server.crt"},
+}
+"""Private keys, and what has their public ones."""
+_TRUSTED = {Role.DEVICE: ("authority.crt",), Role.SERVER: ("authority.crt", "operators.crt", "devices.crt")}
+
+
+def _check_certificates(folder: Path, role: Role) -> Iterator[Finding]:
+    kind = "server/" if role is Role.SERVER else "nodes/NAME/"
+    for name in (*_PAIRS[role], *_PAIRS[role].values(), *_TRUSTED[role]):
+        if not (folder / name).is_file():
+            yield bad("certificates", f"{folder / name} is missing, which a folder {kind} has", _COPY)
+    for path in sorted(folder.glob("*.crt")):
         yield _check_certificate(path)
-    for path in sorted(folder.iterdir()) if files else ():
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         mode = path.stat().st_mode & 0o777
         if mode & 0o077 and path.suffix not in (".crt", ".pub"):
             yield bad("certificates", f"others may read the key {path} (mode {mode:o})", f"chmod 600 {path}")
         elif not os.access(path, os.R_OK):
             yield bad("certificates", f"{path} cannot be read by this user", "give it to the user that runs feddsv")
+    for key, public in _PAIRS[role].items():
+        present = (folder / key).is_file() and (folder / public).is_file()
+        if present and not belongs(folder / key, folder / public):
+            yield bad("certificates", f"{folder / key} is not the key of {public}", _COPY)
 
 
 def _check_certificate(path: Path) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import tempfile
 import time
@@ -97,6 +98,12 @@ class Simulation:
             return ""
 
 
+def ray_environment(folder: Path) -> dict[str, str]:
+    """Of Ray, which runs Flower's simulated clients and listens on every address of the machine: whoever is to be let
+    in, and could run code as this user, has to show a token, drawn anew for each run."""
+    return {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 @contextmanager
 def simulation() -> Iterator[Simulation]:
     """A SuperLink on a free loopback port with a home of its own; nothing of it is left at the end.
@@ -112,7 +119,7 @@ def simulation() -> Iterator[Simulation]:
             "superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}
         }
         (home / "config.toml").write_text(tomli_w.dumps(connections))
-        environment = {**flower_environment(home), "RAY_TMPDIR": folder}
+        environment = flower_environment(home) | ray_environment(Path(folder))
         command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         log = home / "superlink.log"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +36,11 @@ class SuperLink:
     certificates: Path
     state: Path
     port: int
+
+    @property
+    def listen(self) -> Address:
+        """Where it listens."""
+        return Address(_LOOPBACK, self.port)
 
     @property
     def home(self) -> Path:
@@ -68,6 +75,11 @@ class SuperNode:
     state: Path
     port: int
     backbone: Path | None = None
+
+    @property
+    def listen(self) -> Address:
+        """Where it listens."""
+        return Address(_LOOPBACK, self.port)
 
     @property
     def home(self) -> Path:
@@ -107,15 +119,32 @@ def _quoted(path: Path) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def become(command: list[str], home: Path) -> NoReturn:
+def become(command: list[str], home: Path, listen: Address) -> NoReturn:
     """Replace this process by ``command``, so that whoever supervises it, supervises Flower itself.
 
+    Args:
+        home: FLWR_HOME.
+        listen: what ``command`` will listen on.
+
     Raises:
-        DsvError: the state folder cannot be made.
+        DsvError: the state folder cannot be made, or nothing can listen there.
     """
+    _check_free(listen)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chdir(home.parent)
     except OSError as error:
         raise DsvError(f"cannot use the state folder {home.parent}: {error.strerror}; name another") from None
     os.execve(command[0], command, flower_environment(home))
+
+
+def _check_free(address: Address) -> None:
+    try:
+        family, kind, *_, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was ended a moment ago is free
+            probe.bind(place)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise DsvError(f"{address} is in use; end what listens there, or choose another port") from None
+        raise DsvError(f"cannot listen on {address}: {error.strerror}; name an address of this machine") from None

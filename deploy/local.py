@@ -47,12 +47,19 @@ class LocalOptions:
 
     out: Path
     device_data: tuple[Path, ...]
-    nodes: int
+    nodes: int | None
 
     def __post_init__(self) -> None:
-        devices = len(self.device_data) or self.nodes
+        if self.device_data and self.nodes is not None:
+            raise DsvError("--nodes is of devices with the bundled digits; leave it out beside --device-data")
+        devices = len(self.device_data) or self.digits
         if devices < 2:
             raise DsvError(f"a federation needs at least 2 devices, got {devices}; give --device-data for each")
+
+    @property
+    def digits(self) -> int:
+        """How many devices share the bundled digits, where there are no others."""
+        return 2 if self.nodes is None else self.nodes
 
 
 @dataclass(frozen=True)
@@ -138,12 +145,12 @@ def local_deployment(settings: RunSettings, options: LocalOptions, display: Disp
     if not options.device_data:
         _check_digits_suffice(settings)
     settings = with_absolute_paths(_of_data(settings, options))
-    check_clients(settings, len(options.device_data) or options.nodes)
+    check_clients(settings, len(options.device_data) or options.digits)
     check_options(settings)
     check_machine(settings)
     folder = new_run_dir(options.out).absolute()
     display.say(f"deployment folder: {folder}")
-    data = options.device_data or write_digit_folders(folder / "devices", options.nodes)
+    data = options.device_data or write_digit_folders(folder / "devices", options.digits)
     names = tuple(f"node{number}" for number in range(len(data)))
     make_certificates(folder / CERTIFICATES_FOLDER, hosts=(_HOST,), nodes=names, days=_DAYS)
     settings = replace(settings, run_dir=str(folder / DEPLOYED_RUN), store=str(folder / STORE_FOLDER))

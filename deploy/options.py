@@ -10,10 +10,21 @@ from typing import Any, TypeVar
 
 import click
 
+from deploy.addresses import Address
 from dsv import NEWCOMER_STEPS, PRESETS, VIEW_STEPS, DsvError, SynthesisConfig
 from protos.settings import RunSettings, key_of, option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _AddressType(click.ParamType):  # type: ignore[type-arg]
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        return value if isinstance(value, Address) else Address.parse(value)
+
+
+ADDRESS = _AddressType()
 
 QUIET = click.option("--quiet", is_flag=True, help="Plain lines instead of progress bars.")
 TEACHER = click.option(

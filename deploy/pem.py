@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -34,11 +35,33 @@ def existing(path: Path) -> Path:
     """The absolute path of a file that ``dsv certs`` makes.
 
     Raises:
-        DsvError: it is not there.
+        DsvError: it is not there, or this user may not read it.
     """
-    if not path.is_file():
-        raise DsvError(f"{path} is missing; make it with 'dsv certs' and copy its folder here")
-    return path.absolute()
+    try:
+        if not path.is_file():
+            raise DsvError(f"{path} is missing; make it with 'dsv certs' and copy its folder here")
+        if os.access(path, os.R_OK):
+            return path.absolute()
+    except PermissionError:
+        pass
+    raise DsvError(f"{path} cannot be read by this user; give its folder to the user that runs feddsv")
+
+
+def belongs(key: Path, public: Path) -> bool:
+    """Whether ``key`` (PEM or OpenSSH) is the private key of ``public``, a certificate or an OpenSSH public key; False
+    too where one of the two is none."""
+    try:
+        secret = key.read_bytes()
+        ssh = b"OPENSSH" in secret
+        own = (serialization.load_ssh_private_key if ssh else serialization.load_pem_private_key)(secret, None)
+        told = public.read_bytes()
+        if public.suffix == ".crt":
+            other = x509.load_pem_x509_certificate(told).public_key()
+        else:
+            other = serialization.load_ssh_public_key(told)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return own.public_key() == other
 
 
 def host_names(path: Path) -> tuple[str, ...]:

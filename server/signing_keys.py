@@ -62,7 +62,7 @@ class SigningKeys:
         except (OSError, ValueError, TypeError) as error:
             raise DsvError(f"{path} is no private key that fits its name ({error}); restore it from a copy") from None
 
-    def missing(self, role: str, otherwise: str = "sign where it is") -> KeyMissingError:
+    def missing(self, role: str, otherwise: str = "do this where it is") -> KeyMissingError:
         """What to raise where the key of ``role`` is needed and not there; ``otherwise`` is the second remedy."""
         return KeyMissingError(f"the {role} key is not in {self.folder}; bring it back, or {otherwise}")
 

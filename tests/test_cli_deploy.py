@@ -51,7 +51,7 @@ def test_devices_may_see_different_classes_and_need_no_train_folder(tmp_path, im
     device = tmp_path / "photos"
     device.mkdir()
     (tmp_path / "blue").rename(device / "blue")
-    options = LocalOptions(tmp_path / "runs", (image_tree, device), 2)
+    options = LocalOptions(tmp_path / "runs", (image_tree, device), None)
     settings = _of_data(RunSettings(), options)
     assert (settings.data, settings.classes) == ("imagefolder", "blue,red")
     assert _of_data(RunSettings(classes="red,blue,green"), options).classes == "red,blue,green"
@@ -71,8 +71,22 @@ def test_a_supernode_without_data_or_with_a_broken_address(certs, tmp_path):
 def test_nobody_there(tmp_path, certs):
     address = f"127.0.0.1:{free_port()}"
     key = certs / "nodes" / "a" / "node.pub"
-    refused("was refused", "deploy", "register", "--control", address, key)
+    unreached = f"cannot reach {address}: is 'dsv deploy operator' (or the SuperLink) up there"
+    refused(unreached, "deploy", "register", "--control", address, key)
+    authority = ("--control", address, "--authority", tmp_path / "none.crt")
+    refused("none.crt is missing; make it with 'dsv certs'", "deploy", "nodes", *authority)
     refused("node.pub is missing", "deploy", "register", "--control", address, tmp_path / "node.pub")
+
+
+def test_devices_are_counted_or_named_and_not_both(tmp_path, image_tree):
+    named = ("--device-data", image_tree, "--device-data", image_tree)
+    refused("--nodes is of devices with the bundled digits", "deploy", "local", "--nodes", 3, *named, "--out", tmp_path)
+
+
+def test_an_empty_folder_is_not_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("--out is empty; name a file or a folder", "certs", "--out", "", "--nodes", 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_command_and_option_is_described():

@@ -60,6 +60,8 @@ def test_keys(store, tmp_path, support_set):
     offline.rename(tmp_path / "safe")
     shown = dsv("keys", "show", *signed(tmp_path)).output.splitlines()
     assert len(shown) == 4 and "key elsewhere" in shown[0] and all("key at hand" in line for line in shown[1:])
+    store_alone = ("--store", tmp_path / "store", "--keys", tmp_path / "none")
+    refused("none do not exist; name the folder", "keys", "show", *store_alone)
     refused("the root key is not in", "keys", "rotate", *signed(tmp_path), "--role", "targets")
     [open_key] = (tmp_path / "keys").glob("targets-*.pem")
     open_key.chmod(0o644)

@@ -17,7 +17,7 @@ from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRu
 
 from deploy.addresses import Address
 from deploy.certificates import make_certificates
-from deploy.control import Control, control
+from deploy.control import Control, RegisteredError, control
 from deploy.doctor_server import check_server
 from deploy.flower_nodes import SuperLink, SuperNode
 from deploy.processes import await_answer, flower_process, free_port
@@ -253,6 +253,8 @@ def test_supernodes_come_online_with_a_registered_key_until_they_are_shut_out(se
         [lost] = [int(node["node-id"]) for node in operator.nodes() if node["status"] == "online"]
         operator.unregister(lost)
         admitted.wait(90)  # at its next sign of life
+    with pytest.raises(RegisteredError, match="of a node that was shut out: then it never comes back"):
+        operator.register(server.certs / "nodes" / "node0" / "node.pub")
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,38 @@ def test_keys_that_others_may_read(node, tmp_path):
     assert code == 1 and "others may read the key" in printed and "chmod 600" in printed
 
 
+@pytest.mark.parametrize("name", ["node", "node.pub", "device.key", "device.crt", "authority.crt"])
+def test_a_folder_that_is_not_whole(node, name, tmp_path):
+    (node / name).unlink()
+    code, printed = doctor("--certs", node, "--state", tmp_path)
+    assert code == 1 and f"{name} is missing, which a folder nodes/NAME/ has" in printed
+
+
+def test_keys_of_others(node, tmp_path):
+    make_certificates(tmp_path / "others", hosts=("localhost",), nodes=("b",), days=365)
+    for name, public in (("node", "node.pub"), ("device.key", "device.crt")):
+        own = (node / name).read_bytes()
+        shutil.copy(tmp_path / "others" / "nodes" / "b" / name, node / name)
+        code, printed = doctor("--certs", node, "--state", tmp_path)
+        assert code == 1 and f"{name} is not the key of {public}" in printed
+        (node / name).write_bytes(b"no key")
+        assert f"{name} is not the key of {public}" in doctor("--certs", node, "--state", tmp_path)[1]
+        (node / name).write_bytes(own)
+    assert doctor("--certs", node, "--state", tmp_path)[0] == 0
+
+
+def test_a_servers_folder(node, tmp_path):
+    folder = node.parents[1] / "server"
+    whole = doctor("--role", "server", "--certs", folder, "--state", tmp_path)[1]
+    assert "missing, which" not in whole and "not the key" not in whole
+    (folder / "operators.crt").unlink()
+    for given, name in ((folder, "operators.crt"), (node, "server.key")):
+        code, printed = doctor("--role", "server", "--certs", given, "--state", tmp_path)
+        assert code == 1 and f"{name} is missing, which a folder server/ has" in printed
+
+
 def test_no_certificates_and_broken_ones(node, tmp_path):
-    assert "holds no certificate" in doctor("--certs", tmp_path / "none")[1]
+    assert "none/authority.crt is missing" in doctor("--certs", tmp_path / "none")[1]
     (node / "device.crt").write_text("broken")
     assert "is no certificate in PEM" in doctor("--certs", node)[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from deploy.addresses import Address
 from deploy.flower_nodes import SuperNode, become
 from deploy.pages.html import write_page
 from deploy.picture_folder import new_folder
+from deploy.processes import free_port
 from deploy.proxy import OperatorGate, write_configuration
 from deploy.tables import write_rows
 from dsv import DsvError, Provenance, Task, chosen_parameters
@@ -64,7 +66,16 @@ def test_folders_that_cannot_be_made(tmp_path):
     with pytest.raises(DsvError, match="cannot make the folder .*file/new: Not a directory; name another"):
         new_folder(tmp_path / "file" / "new")
     with pytest.raises(DsvError, match="cannot use the state folder .*file: .*; name another"):
-        become(["/none"], tmp_path / "file" / "flower")
+        become(["/none"], tmp_path / "file" / "flower", Address("127.0.0.1", free_port()))
+
+
+def test_a_port_that_is_in_use(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DsvError, match=f"127.0.0.1:{port} is in use; end what listens there, or choose another"):
+            become(["/none"], tmp_path / "flower", Address("127.0.0.1", port))
+    with pytest.raises(DsvError, match="cannot listen on 192.0.2.77:1.*; name an address of this machine"):
+        become(["/none"], tmp_path / "flower", Address("192.0.2.77", 1))
 
 
 def test_paths_that_flower_and_nginx_cannot_take(image_tree, tmp_path):

@@ -2,7 +2,12 @@
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import pytest
+
+from deploy.flower import ray_environment
 from deploy.processes import end_all, flower_environment, flower_process
 
 STARTS_ANOTHER = """
@@ -19,6 +24,20 @@ A_CLIENT_OF_RAY = """
 import os, ray
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
 print(ray.get(ray.remote(num_cpus=1, num_gpus=0.0)(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).remote()))
+"""
+
+
+A_CLUSTER_OF_RAY = """
+import ray, sys
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+A_STRANGER = """
+import ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(ray.get(ray.remote(lambda: "inside").remote()))
 """
 
 
@@ -52,3 +71,28 @@ def test_a_simulated_client_sees_the_cards_of_the_machine(tmp_path):
     command = [sys.executable, "-c", A_CLIENT_OF_RAY]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100)
     assert ended.stdout.split() == ["5"]
+
+
+@pytest.mark.slow
+def test_a_simulation_lets_nobody_in_who_has_not_its_token(tmp_path):
+    """Ray listens on every address of the machine, and runs whatever it is sent."""
+    plain = flower_environment(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="dsv-", ignore_cleanup_errors=True) as folder:  # a short path
+        own = plain | ray_environment(Path(folder))
+        assert own["RAY_AUTH_TOKEN"] != ray_environment(Path(folder))["RAY_AUTH_TOKEN"]
+        cluster = [sys.executable, "-c", A_CLUSTER_OF_RAY]
+        with subprocess.Popen(cluster, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            address = child.stdout.readline().strip()
+
+            def enters(environment):
+                command = [sys.executable, "-c", A_STRANGER, address]
+                return subprocess.run(
+                    command, env=environment, capture_output=True, text=True, timeout=100, check=False
+                )
+
+            assert enters(own).stdout.split() == ["inside"]
+            wrong = own | {"RAY_AUTH_TOKEN": "0" * 64}
+            for stranger in (plain, wrong):
+                refused = enters(stranger)
+                assert refused.returncode != 0 and not refused.stdout, refused.stdout
+            child.stdin.close()

@@ -52,7 +52,7 @@ def test_what_ends_and_cannot_be_signed_anew_is_told(federation, role, days):
     take_away(federation, role)
     assert federation.publication.update([]) is False, "nothing nears its end"
     later = dataclasses.replace(federation.publication, now=lambda: datetime.now(UTC) + timedelta(days=days))
-    with pytest.raises(DsvError, match=f"the {role} key is not in .*keys; bring it back, or sign where it is"):
+    with pytest.raises(DsvError, match=f"the {role} key is not in .*keys; bring it back, or do this where it is"):
         later.update([])
     assert later.overdue() == [role], "the others are fresh"
 
@@ -110,7 +110,7 @@ def test_a_list_that_ends_and_is_signed_elsewhere_is_told_and_the_rest_kept_fres
     with run_server(federation.store, options=options) as address:
         assert len(digests(federation.device(address))) == 1
     [said] = [record.fields for record in caplog.records if record.levelname == "ERROR"]
-    assert "the targets key is not in" in said["reason"] and "; bring it back, or sign where it is" in said["reason"]
+    assert "the targets key is not in" in said["reason"] and "; bring it back, or do this where it is" in said["reason"]
 
 
 def test_a_release_that_only_an_absent_key_could_name_ends_no_trust(tmp_path, content, support_set, caplog):
