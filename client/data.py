@@ -164,7 +164,8 @@ def _digits(split: str) -> ImageSplit:
     folders = list(found.submodule_search_locations or []) if found else []
     if not folders:
         raise DsvError(
-            "data digits comes with scikit-learn, which is not installed; install feddsv's extra 'simulation', or use other data"
+            "data digits comes with scikit-learn, which is not installed; install feddsv's extra 'simulation', or use "
+            "other data"
         )
     table = numpy.loadtxt(Path(folders[0]) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     pixels = numpy.rint(table[:, :-1].reshape(-1, 1, 8, 8) / 16 * 255).astype(numpy.uint8)
