@@ -56,9 +56,9 @@ RIVALS = {
     "random_real_soft": RivalWords("random real images", "as many random real images", "soft"),
     "random_real_view": RivalWords("random real images", "as many random real images", "view"),
     "teacher_weights": RivalWords("teacher's weights", "the teacher's weights"),
-    "teacher_weights_int8": RivalWords("teacher's weights, int8", "the teacher's weights in int8"),
+    "teacher_weights_int8": RivalWords("weights in int8", "the teacher's weights in int8"),
     "client_ensemble": RivalWords("clients' ensemble", "clients' ensemble"),
-    "client_ensemble_int8": RivalWords("clients' ensemble, int8", "clients' ensemble in int8"),
+    "client_ensemble_int8": RivalWords("ensemble in int8", "clients' ensemble in int8"),
 }
 """Every name that ``RivalRow`` has."""
 
