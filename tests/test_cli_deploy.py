@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from command_line import dsv, refused
 
+import deploy.control
 from client.data import device_images
 from deploy.certificates import make_certificates
 from deploy.cli import cli
@@ -76,6 +78,23 @@ def test_nobody_there(tmp_path, certs):
     authority = ("--control", address, "--authority", tmp_path / "none.crt")
     refused("none.crt is missing; make it with 'dsv certs'", "deploy", "nodes", *authority)
     refused("node.pub is missing", "deploy", "register", "--control", address, tmp_path / "node.pub")
+
+
+def test_who_stops_looking_on_learns_that_the_run_goes_on(monkeypatch):
+    class Running:
+        def start(self, run_config):
+            return 5
+
+        def log_told(self, run, say):
+            return nullcontext()
+
+        def await_end(self, run, **how):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy.control, "control", lambda address, authority: nullcontext(Running()))
+    ended = dsv("deploy", "run", "--classes", "a,b", "--control", "127.0.0.1:9")
+    assert ended.exit_code == 1
+    assert "run 5 goes on; to stop it: 'dsv deploy stop 5 --control 127.0.0.1:9'" in ended.output
 
 
 def test_devices_are_counted_or_named_and_not_both(tmp_path, image_tree):
