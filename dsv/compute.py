@@ -82,9 +82,9 @@ class _Switches:
         with self._lock:
             if self._inside == 0:
                 self._before = self._now()
+                self._set(tf32, tf32, False)
             elif tf32 != torch.backends.cudnn.allow_tf32:
                 raise DsvError("two threads compute in different precisions; let one end first, or give both the same")
-            self._set(tf32, tf32, False)
             self._inside += 1
 
     def leave(self) -> None:

@@ -36,3 +36,8 @@ def checked_device(name: str) -> torch.device:
 def device_of(model: nn.Module) -> torch.device:
     """Where ``model`` is, by its first parameter or buffer; the CPU when it has none."""
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """What ``model`` computes in, by its first parameter; float32 when it has none."""
+    return next((parameter.dtype for parameter in model.parameters()), torch.float32)

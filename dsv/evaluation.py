@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dsv.device import device_of
+from dsv.device import device_of, dtype_of
 from dsv.pixels import from_uint8
 from dsv.task import Task
 
@@ -27,7 +27,7 @@ def predict(model: nn.Module, images: Tensor, task: Task, *, batch_size: int = 0
         batch_size: images that it is asked of at once, which sets the memory needed; 0 chooses by their size.
     """
     model.eval()
-    device, dtype = device_of(model), next((p.dtype for p in model.parameters()), torch.float32)
+    device, dtype = device_of(model), dtype_of(model)
     batches = [
         torch.softmax(model(from_uint8(batch, task, device=device, dtype=dtype)).float(), dim=1).cpu()
         for batch in torch.split(images, batch_size or asked_at_once(task))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dsv.device import device_of
+from dsv.device import device_of, dtype_of
 from dsv.errors import DsvError
 from dsv.task import Task
 
@@ -68,7 +68,13 @@ def check_fits(model: nn.Module, task: Task, *, dtypes: Sequence[torch.dtype] = 
         )
 
 
+def check_classes(labels: Tensor, task: Task) -> None:
+    """Raise DsvError where one of the int64 ``labels``, at least one of them, is none of the task's classes."""
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= task.classes:
+        raise DsvError(f"labels must lie in 0 to {task.classes - 1}, got {least} to {most}")
+
+
 def _blank(count: int, model: nn.Module, task: Task) -> Tensor:
     """(count, C, S, S) zeros as the model takes them."""
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    return torch.zeros(count, *task.image_shape, device=device_of(model), dtype=dtype)
+    return torch.zeros(count, *task.image_shape, device=device_of(model), dtype=dtype_of(model))

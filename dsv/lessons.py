@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dsv.augmentation import Augmentation
 from dsv.errors import DsvError
+from dsv.fits import check_classes
 from dsv.pixels import from_uint8
 from dsv.task import Task
 from dsv.views import LabelledViews
@@ -117,8 +118,8 @@ def _check_targets(targets: Tensor, count: int, task: Task) -> None:
             f"{count} images need as many int64 classes, or probabilities of {task.classes} classes, got "
             f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
-    if hard and not (int(targets.min()) >= 0 and int(targets.max()) < task.classes):
-        raise DsvError(f"labels must lie in 0 to {task.classes - 1}, got {int(targets.min())} to {int(targets.max())}")
+    if hard:
+        check_classes(targets, task)
 
 
 def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -21,8 +21,9 @@ from dsv.characteristics import class_sums
 from dsv.compute import Compute
 from dsv.deepkkt import DISTANCES, project_dual
 from dsv.derivatives import Batch
+from dsv.device import dtype_of
 from dsv.errors import DsvError
-from dsv.fits import check_teacher
+from dsv.fits import check_classes, check_teacher
 from dsv.parameters import stationary_parameters
 from dsv.pixels import from_uint8
 from dsv.resume import Checkpointing, Saving, SelectionState
@@ -142,7 +143,7 @@ def select(
 
     def batches() -> Iterator[tuple[slice, Batch]]:
         for own, read in images:
-            inputs = from_uint8(read, task, device=compute.device, dtype=next(model.parameters()).dtype)
+            inputs = from_uint8(read, task, device=compute.device, dtype=dtype_of(model))
             yield own, Batch(inputs, labels[own].to(compute.device), multipliers[own].to(inputs))
 
     slopes = torch.empty(len(labels))  # in one piece: many small ones would scatter over the heap
@@ -200,8 +201,7 @@ def _started(start: Tensor | None, labels: Tensor, task: Task) -> Tensor:
         raise DsvError(f"labels must be int64 classes, one an image, got {labels.dtype} of shape {tuple(labels.shape)}")
     if len(labels) == 0:
         raise DsvError("there are no images to select from")
-    if not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
-        raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
+    check_classes(labels, task)
     found = torch.ones(len(labels)) if start is None else start.float()
     if found.shape != labels.shape or not (found.min() >= 0 and 0 < found.max() < math.inf):
         raise DsvError(f"a start of a selection must have {len(labels)} finite multipliers, >= 0 and not all 0")

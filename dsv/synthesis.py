@@ -18,7 +18,7 @@ from dsv.compute import Compute
 from dsv.deepkkt import KktTerms
 from dsv.errors import DsvError
 from dsv.evaluation import predict
-from dsv.fits import check_teacher
+from dsv.fits import check_classes, check_teacher
 from dsv.frames import Frames
 from dsv.pixel_optimiser import PixelOptimiser
 from dsv.pixels import to_uint8
@@ -159,8 +159,8 @@ def _checked(labels: Tensor, task: Task) -> Tensor:
             f"labels must be int64 classes or float probabilities of {task.classes} classes, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    if hard and not (int(labels.min()) >= 0 and int(labels.max()) < task.classes):
-        raise DsvError(f"labels must lie in 0 to {task.classes - 1}")
+    if hard:
+        check_classes(labels, task)
     if soft and not (
         bool((labels >= 0).all()) and torch.allclose(labels.sum(dim=1), torch.ones(()).to(labels), atol=1e-3)
     ):
