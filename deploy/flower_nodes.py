@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -99,7 +100,7 @@ class SuperNode:
                 raise DsvError(f"backbone {self.backbone} does not exist; name this device's copy of it")
             config += f" backbone={_quoted(self.backbone)}"
         return [
-            *(tool("flower-supernode"), "--superlink", str(self.server)),
+            *(sys.executable, "-P", "-m", "deploy.supernode_process", "--superlink", str(self.server)),
             *("--root-certificates", str(existing(self.keys / "authority.crt"))),
             *("--auth-supernode-private-key", str(existing(self.keys / "node"))),
             *("--host", _LOOPBACK, "--port", str(self.port)),

@@ -198,3 +198,21 @@ def served(federation: Any, content: bytes) -> Iterator[Any]:
     federation.publish(content)
     with run_server(federation.store) as address:
         yield federation.device(address)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A SuperLink behind its proxy, as processes."""
+    from server_door import running_server  # here, so that a GPU box without Flower runs dsv's tests
+
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def operator(server):
+    """The operator's way to it."""
+    from deploy.control import control
+
+    with control(server.operator, None) as way:
+        yield way
