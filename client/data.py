@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,9 +211,14 @@ def _torchvision(data: str, root: str, split: str) -> ImageSplit:
 
 
 def _downloaded(data: str, root: str, kind: Any, arguments: dict[str, Any]) -> Any:
+    made = [folder for folder in (Path(root), *Path(root).parents) if not folder.exists()]
     try:
         return kind(root, download=True, **arguments)
     except Exception:  # urllib, socket and integrity errors alike: whatever it was, the files are not here
+        if made:
+            for entry in (*sorted(Path(root).rglob("*"), reverse=True), *made):
+                with suppress(OSError):  # of a file, or of what holds one: that stays
+                    entry.rmdir()
         folder = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}.get(data, "")
         tree = (
             f", or use the folders of images there with --data {IMAGEFOLDER}" if (Path(root) / "train").is_dir() else ""

@@ -186,7 +186,8 @@ def init(store: Path, keys: Path) -> None:
 def sign(store: Path, keys: Path) -> None:
     """Sign what is in the STORE now, for a server that holds no keys."""
     _check_store(store)
-    click.echo(f"{_sign(store, keys)} releases are signed")
+    count, wrote = _sign(store, keys)
+    click.echo(f"{count} releases are signed" + ("" if wrote else " already, and their list is fresh"))
 
 
 @keys.command("rotate")
@@ -241,7 +242,8 @@ def _check_store(store: Path) -> None:
         raise DsvError(f"store {store} does not exist; name a folder of releases, such as runs/latest/releases")
 
 
-def _sign(store: Path, keys: Path) -> int:
+def _sign(store: Path, keys: Path) -> tuple[int, bool]:
+    """How many releases there are, and whether anything had to be written."""
     from protos.artefact import MAX_SIZE_BYTES
     from server.catalogue import Catalogue
     from server.store import DirectoryStore
@@ -249,5 +251,6 @@ def _sign(store: Path, keys: Path) -> int:
     entries, unreadable = Catalogue(DirectoryStore(store), max_release_bytes=MAX_SIZE_BYTES).look()
     if unreadable:  # signing the others alone would withdraw it
         raise DsvError(f"release {min(unreadable)} in {store} cannot be read now; see to its rights or its disk")
-    _publication(store, keys).update([entry.to_signed() for entry in reversed(entries)])
-    return len(entries)
+    publication = _publication(store, keys)
+    publication.signing_roles()  # of keys that others can read no signature is made, wanted or not
+    return len(entries), publication.update([entry.to_signed() for entry in reversed(entries)])

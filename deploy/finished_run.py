@@ -45,8 +45,9 @@ class FinishedRun:
             raise DsvError(f"{folder} is a deployment's and has no newcomers; name a folder that 'dsv simulate' left")
         result = read_result(folder / RESULT_FILE)
         own = {entry.name for entry in fields(HarnessSettings)}
-        harness = {name: value for name, value in result.settings.items() if name in own}
-        config = {name: value for name, value in result.settings.items() if name not in own}
+        named = {name.replace("-", "_"): value for name, value in result.settings.items()}
+        harness = {name: value for name, value in named.items() if name in own}
+        config = {name.replace("_", "-"): value for name, value in named.items() if name not in own}
         try:
             settings, options = RunSettings.from_run_config(config), HarnessSettings(**harness)
         except TypeError:

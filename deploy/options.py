@@ -32,8 +32,8 @@ TEACHER = click.option(
 )
 LABELS = click.option(
     "--labels",
-    default="",
-    type=click.Choice(["", "hard", "soft", "view"]),
+    type=click.Choice(["hard", "soft", "view"]),
+    callback=lambda context, parameter, value: value or "",
     help="What to learn of the release: classes, the teacher's probabilities, or its logits for every view (the "
     "default where the release has them, else soft).",
 )
@@ -54,7 +54,7 @@ class HarnessSettings:
     newcomer_seeds: int = option(3, "runs behind each mean and standard deviation")
     newcomer_steps: int = option(
         0,
-        "optimiser steps of a newcomer and of every rival; "
+        "optimiser steps of a newcomer, and of every rival beside it; "
         f"0 means {NEWCOMER_STEPS}, or from labelled views {VIEW_STEPS} and at least so many that each is seen twice",
     )
     tensorboard: bool = option(
@@ -70,6 +70,10 @@ class HarnessSettings:
 
         if len(set(self.architectures)) < len(self.architectures):
             raise DsvError(f"newcomers {self.newcomers!r} name an architecture twice; name each once")
+
+    def to_config(self) -> dict[str, Any]:
+        """The options under the command line's spelling of their names."""
+        return {key_of(entry): getattr(self, entry.name) for entry in fields(self)}
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -110,7 +114,7 @@ def options_of(
                 default=entry.default,
                 type=click.Choice(choices) if choices else kind,
                 show_default=entry.default != "",
-                help=entry.metadata["help"] + ".",
+                help=entry.metadata["help"][0].upper() + entry.metadata["help"][1:] + ".",
             )(command)
         return command
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 
 from deploy.links import LINKS
@@ -46,15 +47,18 @@ class Sheet:
 
     def show(self, console: Console) -> None:
         """On a terminal; on a narrow one, the words share a column."""
-        headings, rows, words = self.headings, self.rows, self.words
-        if console.width < _WIDE and words == 2:
+        headings, words = self.headings, self.words
+        together = console.width < _WIDE and words == 2
+        if together:
             headings, words = (headings[0], *headings[2:]), 1
-            rows = tuple((f"{row[0]}\n  {row[1]}", *row[2:]) for row in rows)
         table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for number, heading in enumerate(headings):
             table.add_column(heading, justify="left" if number < words else "right", no_wrap=number >= words)
-        for row in rows:
-            table.add_row(*row)
+        for row in self.rows:
+            if together:
+                table.add_row(Group(row[0], Padding(row[1], (0, 0, 0, 2))), *row[2:])
+            else:
+                table.add_row(*row)
         console.print(table)
 
 

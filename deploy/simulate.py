@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import flwr
@@ -189,7 +189,7 @@ def _measure(settings: RunSettings, harness: HarnessSettings, run_dir: Path, dat
             confusion_row("teacher", row.architecture, 0, "", [confusion_counts(seen, data.test.labels)]),
             *measured.confusions,
         ],
-        settings={**settings.to_run_config(), **asdict(harness)},
+        settings={**settings.to_run_config(), **harness.to_config()},
         versions={"torch": str(torch.__version__), "flwr": flwr.__version__},
     )
 

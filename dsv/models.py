@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dsv.errors import DsvError
 from dsv.task import MAX_CLASSES, MAX_IMAGE_SIZE_PX, Task
@@ -102,15 +104,38 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
         raise DsvError(f"unknown norm {spec.norm!r}; choose one of: default, {', '.join(NORMS)}")
     if spec.pooling not in POOLINGS or (spec.pooling != "average" and spec.architecture != "convnet"):
         raise DsvError(f"unknown pooling {spec.pooling!r} of {spec.architecture}; convnet has {', '.join(POOLINGS)}")
-    with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA generator too
-        if spec.architecture == "convnet":
-            model: nn.Module = _ConvNet(spec)
-        elif spec.architecture == "resnet18":
-            model = _ResNet18(spec)
-        else:
-            model = _torchvision_model(spec)
-    return model.to(device)
+    with _named(spec):
+        with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA generator too
+            if spec.architecture == "convnet":
+                model: nn.Module = _ConvNet(spec)
+            elif spec.architecture == "resnet18":
+                model = _ResNet18(spec)
+            else:
+                model = _torchvision_model(spec)
+        _ask(model.eval(), (1, spec.channels, spec.image_size_px, spec.image_size_px))
+    return model.train().to(device)
+
+
+@torch.no_grad()
+def _ask(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Norms want more than one value, poolings some pixels, and say so when they are asked: here without any numbers,
+    which a stranger's file could have asked to be gigabytes."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    functional_call(model, {name: t.to("meta") for name, t in tensors.items()}, torch.zeros(shape, device="meta"))
+
+
+@contextmanager
+def _named(spec: ModelSpec) -> Iterator[None]:
+    """What torch says of a network that is too deep for its images, with that network's name."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        other = "norm, width or architecture" if spec.architecture in _DEFAULT_NORM else "architecture"
+        raise DsvError(
+            f"{spec.architecture} does not take images of {spec.image_size_px} px ({reason}); use another {other}"
+        ) from None
 
 
 def norm_layer(name: str) -> Callable[[int], nn.Module]:
@@ -216,18 +241,9 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
         )
     if spec.width or spec.norm != "default":
         raise DsvError(f"{spec.architecture} is torchvision's own: it takes no width and no norm")
-    try:
-        model: nn.Module = torchvision.models.get_model(
-            name, weights=None, num_classes=spec.classes, **_torchvision_options(name, spec.image_size_px)
-        )
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, spec.image_size_px, spec.image_size_px))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DsvError(
-            f"{spec.architecture} does not take images of {spec.image_size_px} px ({reason}); use another architecture"
-        ) from None
-    model.train()
+    model: nn.Module = torchvision.models.get_model(
+        name, weights=None, num_classes=spec.classes, **_torchvision_options(name, spec.image_size_px)
+    )
     return model if spec.channels == 3 else _GreyAsColour(model)
 
 

@@ -48,9 +48,9 @@ class RunSettings:
 
     data: str = option("digits", "data set", choices=(*KNOWN_TASKS, IMAGEFOLDER))
     data_root: str = option("", "folder of the data set (an ImageFolder tree with train/ and test/, or torchvision's)")
-    classes: str = option("", "imagefolder: class names, separated by commas, in label order")
-    channels: int = option(3, "imagefolder: 1 (grey) or 3 (colour)")
-    image_size_px: int = option(32, "imagefolder: side that images are resized to, in pixels")
+    classes: str = option("", "class names of an imagefolder, separated by commas, in label order")
+    channels: int = option(3, "of an imagefolder: 1 (grey) or 3 (colour)")
+    image_size_px: int = option(32, "side that an imagefolder's images are resized to, in pixels")
     partitioner: str = option("dirichlet", "how the data is split over simulated clients", choices=PARTITIONERS)
     dirichlet_alpha: float = option(0.5, "label skew of the dirichlet partitioner; smaller is more skewed")
     partition_file: str = option(
@@ -133,10 +133,8 @@ class RunSettings:
         "augmented copies of a release's images that the teacher labels for newcomers, half a byte a class each: a "
         "number, or auto (24000 for images of 16 to 64 px, 4000 for smaller ones, else none)",
     )
-    device: str = option(Compute.device, "where to train and synthesise: cpu or cuda")
-    micro_batch: int = option(
-        Compute.micro_batch, "images whose graph a synthesis holds at once; 0 chooses for the device"
-    )
+    device: str = option(Compute.device, "where to compute: cpu, cuda or cuda:N")
+    micro_batch: int = option(Compute.micro_batch, "images whose graph is held at once; 0 chooses for the device")
     precision: str = option(Compute.precision, "arithmetic of a synthesis on CUDA", choices=PRECISIONS)
     compiled: bool = option(Compute.compiled, "use torch.compile for the synthesis; pays in runs of many minutes")
     seed: int = option(0, "seed of everything that is drawn")

@@ -52,6 +52,11 @@ def test_keys(store, tmp_path, support_set):
     refused("is signed already; replace its keys with 'dsv keys rotate'", "keys", "init", *signed(tmp_path))
     store.publish(release_bytes(support_set, 1))
     assert dsv("keys", "sign", *signed(tmp_path)).output == "2 releases are signed\n"
+    assert dsv("keys", "sign", *signed(tmp_path)).output == "2 releases are signed already, and their list is fresh\n"
+    [key] = (tmp_path / "keys").glob("snapshot-*.pem")
+    key.chmod(0o644)
+    refused("can be read by others", "keys", "sign", *signed(tmp_path))
+    key.chmod(0o600)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DirectoryStore, "read", fails_to_read)
         refused("cannot be read now; see to its rights or its disk", "keys", "sign", *signed(tmp_path))

@@ -121,9 +121,9 @@ def test_a_truncated_image(image_tree):
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "svhn", "mnist", "fashionmnist"])
 def test_a_torchvision_set_that_is_not_there(data, tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", no_network)
-    fails(
-        f"data {data} is not in .* put torchvision's files of it into", data=data, root=tmp_path, task=KNOWN_TASKS[data]
-    )
+    root = tmp_path / "made" / "by torchvision"
+    fails(f"data {data} is not in .* put torchvision's files of it into", data=data, root=root, task=KNOWN_TASKS[data])
+    assert list(tmp_path.iterdir()) == []
     fails("needs the option data-root", data=data, task=KNOWN_TASKS[data])
 
 

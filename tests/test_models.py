@@ -71,6 +71,12 @@ def test_errors_name_the_thing(text, message):
         build_model(ModelSpec.parse(text, COLOUR), seed=0)
 
 
+@pytest.mark.parametrize("text", ["resnet18:4", "resnet18:8:instance", "vgg11", "vit_b_16"])
+def test_a_network_that_is_too_deep_for_the_images_is_found_before_anything_is_trained(text, task):
+    with pytest.raises(DsvError, match=f"^{text.split(':')[0]} does not take images of 8 px .*; use another"):
+        build_model(ModelSpec.parse(text, task), seed=0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

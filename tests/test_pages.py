@@ -17,7 +17,7 @@ from deploy.ledger import write_ledger
 from deploy.pages import words
 from deploy.pages.headline import best_newcomer, headline
 from deploy.pages.html import LIMIT_BYTES
-from deploy.pages.provenance import commands_of
+from deploy.pages.provenance import commands_of, options_of
 from deploy.pages.run_page import write_report
 from deploy.result import LedgerRow, RivalRow, read_result
 from dsv import (
@@ -217,6 +217,13 @@ def test_the_commands_of_a_run_are_whole():
     run = SimpleNamespace(result=object(), settings={**settings.to_run_config(), "compiled": True})
     [command, _] = commands_of(run)
     assert settings.classes in command and "--compiled" in command and "…" not in command
+
+
+def test_options_that_a_known_data_set_does_not_read_are_not_told():
+    names = {option.name for option in options_of(RunSettings().to_run_config())}
+    assert "architecture" in names and not names & {"classes", "channels", "image-size-px"}
+    folders = RunSettings(data="imagefolder", classes="a,b").to_run_config()
+    assert {option.name for option in options_of(folders)} == names | {"classes", "channels", "image-size-px"}
 
 
 def test_what_is_no_run_is_refused(tmp_path):

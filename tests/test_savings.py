@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from deploy.links import LINKS
 from deploy.savings import (
@@ -19,6 +21,7 @@ from deploy.savings import (
     parameters_of_equal_size,
     sooner_below_bits_per_s,
 )
+from deploy.savings_report import Sheet
 
 COUNTS = st.integers(0, 10**9)
 
@@ -133,3 +136,12 @@ def test_every_link_has_a_source_and_sane_figures():
         assert len(link.source) > 20 and link.round_trip_s > 0
     rates = [link.down_bits_per_s for link in LINKS]
     assert rates == sorted(rates) and len(set(rates)) == len(rates)
+
+
+def test_on_a_narrow_terminal_a_variant_that_takes_two_lines_keeps_its_indentation():
+    row = ("one-shot weights *", "all, then weights int8", "9 %")
+    sheet = Sheet("title", ("way", "variant", "accuracy"), (row,), 2)
+    console = Console(width=26, file=io.StringIO())
+    sheet.show(console)
+    lines = [line for line in console.file.getvalue().splitlines() if "all" in line or "int8" in line]
+    assert len(lines) == 2 and all(line.startswith("  ") for line in lines)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from deploy.options import HarnessSettings
 from deploy.pages import words
 from deploy.pages.facts import ReleaseFacts, RunFacts
-from protos.settings import RunSettings
+from protos.settings import IMAGEFOLDER, RunSettings
 
 _OF_THE_RUN = ("run-dir", "store")
 _PATHS = ("data-root", "partition-file", "backbone", "start", "run-dir", "store")
+_OF_FOLDERS = ("classes", "channels", "image-size-px")
 _MADE_BY_THE_RUN = "partition.json"
 _MOST_CHARS = 400
 
@@ -95,7 +96,8 @@ def _told(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         key = name.replace("_", "-")
         made = key == "partition-file" and PurePath(str(value)) == made_here
-        if key not in _OF_THE_RUN and not made:
+        unread = key in _OF_FOLDERS and settings.get("data") != IMAGEFOLDER  # a known data set has its own
+        if key not in _OF_THE_RUN and not made and not unread:
             yield key, value
 
 
@@ -106,11 +108,7 @@ def _without_folders(key: str, value: Any) -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    harness = HarnessSettings()
-    return {
-        **RunSettings().to_run_config(),
-        **{entry.name.replace("_", "-"): getattr(harness, entry.name) for entry in fields(harness)},
-    }
+    return {**RunSettings().to_run_config(), **HarnessSettings().to_config()}
 
 
 def _origin(release: ReleaseFacts) -> ReleaseOrigin:
