@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from deploy import cli_deploy, cli_distribution, cli_pages, cli_rehearse, cli_savings, cli_study, cli_wrap, evidence
-from deploy.options import QUIET, SYNTHESIS, TEACHER, HarnessSettings, options_of, preset_option
+from deploy.options import QUIET, SYNTHESIS, TEACHER, Group, HarnessSettings, options_of, preset_option
 from dsv import DsvError, ranks_of_torchrun
 from protos.settings import RunSettings
 
@@ -25,7 +25,7 @@ _OF_SIMULATIONS = ("matplotlib", "sklearn", "flwr_datasets", "jinja2", "ray")
 """Packages that the extra ``simulation`` has and ``server`` lacks."""
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Prints what the user can mend as one line, without a traceback, and exits with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:

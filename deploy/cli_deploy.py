@@ -11,7 +11,7 @@ import click
 
 from deploy.addresses import Address
 from deploy.flower_nodes import GATE_PORT, OPERATOR_PORT, SUPERLINK_PORT, SUPERNODE_PORT
-from deploy.options import ADDRESS, QUIET, options_of
+from deploy.options import ADDRESS, QUIET, Group, options_of
 from dsv import DsvError
 from protos.settings import IMAGEFOLDER, RunSettings
 
@@ -69,7 +69,7 @@ def certs(out: Path, hosts: tuple[str, ...], nodes: int, named: tuple[str, ...],
         click.echo(f"nothing was missing in {out}")
 
 
-@click.group()
+@click.group(cls=Group)
 def deploy() -> None:
     """Parts of a deployment, each in the foreground; a supervisor starts and restarts them."""
 

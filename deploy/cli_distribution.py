@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from deploy.options import LABELS, QUIET, HarnessSettings, Within, options_of
+from deploy.options import LABELS, QUIET, Group, HarnessSettings, Within, options_of
 from deploy.server_options import Command, server_options
 from dsv import DsvError
 from protos.settings import RunSettings
@@ -164,7 +164,7 @@ def watch(server: Any, state: Path | None, folder: Path, count: int) -> None:
     watch_releases(server, folder, count, click.echo, partial(click.echo, err=True))
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """The keys that sign a store's releases, and the tokens of its devices."""
 

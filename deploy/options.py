@@ -96,6 +96,17 @@ class Within(click.FloatRange):
         return float(found)
 
 
+class Group(click.Group):
+    """Its help has every command's whole first sentence, where click's own breaks off at the line's end."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the section."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, self.commands[name].get_short_help_str(limit=1000)) for name in self.list_commands(ctx)]
+            )
+
+
 def options_of(
     settings: type[Any], *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()
 ) -> Callable[[Command], Command]:
