@@ -29,7 +29,17 @@ from torch import Tensor
 from client.bootstrap import train_newcomer
 from client.data import ImageSplit, open_split
 from deploy.rivals import random_per_class
-from dsv import SupportSet, SynthesisConfig, ViewPlan, accuracy, newcomer_training, synthesize, usual_views
+from dsv import (
+    DsvError,
+    SupportSet,
+    SynthesisConfig,
+    ViewPlan,
+    accuracy,
+    model_digest,
+    newcomer_training,
+    synthesize,
+    usual_views,
+)
 from protos import artefact
 from protos.checkpoint import Checkpoint, load_checkpoint
 from protos.settings import AUTO
@@ -81,7 +91,7 @@ class Bench:
 
     def synthesised(self, count: int) -> SupportSet:
         """The default DSVs, made once."""
-        path = self.cache / f"{count}.dsv"
+        path = self.cache / f"{model_digest(self.teacher.model)[:12]}-{count}.dsv"
         if not path.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
             found = synthesize(
@@ -172,7 +182,15 @@ def main(teacher: Path, counts: str, encodings: str, labels: str, **where: Any) 
     name = f"{where['name'] or data}, {labels} labels"
     views = usual_views(checkpoint.task) if labels == "view" else None
     bench = Bench(checkpoint, train, test.images(), test.labels, views, where["cache"])
-    part = _stored().get(name) or {"teacher": str(checkpoint.spec), "weights": weights(bench), "cells": {}}
+    digest = model_digest(checkpoint.model)
+    part = _stored().get(name) or {
+        "teacher": str(checkpoint.spec),
+        "teacher_sha256": digest,
+        "weights": weights(bench),
+        "cells": {},
+    }
+    if part.get("teacher_sha256", digest) != digest:
+        raise DsvError(f"what is filed under {name!r} is of another teacher; give another --name")
 
     def keep(cell: str, compute: Callable[[], dict[str, Any]]) -> None:
         began = time.perf_counter()

@@ -1,6 +1,6 @@
 """ImageNet scale, 224 x 224: what DeepKKT draws from a ResNet-50. One contact sheet and one JSON.
 
-    python benchmarks/imagenet.py --weights resnet50.safetensors --images DIR --device cuda --out runs/imagenet
+    python -m benchmarks.imagenet --weights resnet50.safetensors --images DIR --device cuda --out runs/imagenet
 
 ``--weights`` is any safetensors file with torchvision's ResNet-50 weights (its plain state dict, 1,000 classes);
 ``--images`` a tree with one folder of pictures per class and classes.txt, the 1,000 class names in label order. From

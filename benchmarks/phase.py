@@ -126,7 +126,7 @@ def main(rounds: int, out: Path) -> None:
                 if number % 40:
                     path.unlink()
         tiny = RunSettings(architecture="convnet:8", local_epochs=1, local_batch_size=IMAGES, images_per_class="1")
-        options = LocalOptions(folder / "deployment", tuple(roots), len(roots))
+        options = LocalOptions(folder / "deployment", tuple(roots), None)
         with local_deployment(digit_settings(tiny), options, shown) as deployed:
             reference = numpy_only(deployed, rounds, folder)
             own = ours(deployed, rounds)

@@ -23,10 +23,10 @@ def main(device: str, counts: str) -> None:
     print("| DSVs | gradient | relative error | cosine |\n|---|---|---|---|")
     for count in (int(text) for text in counts.split(",")):
         ours, plain = steps("small", count, Compute(device))
+        _, rounded = steps("small", count, Compute(device), autocast=torch.bfloat16)
         reference = plain().flatten()
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            rounded = plain().float().flatten()
-        for name, found in (("bfloat16", rounded), ("ours, float32", ours().flatten())):
+        for name, step in (("bfloat16", rounded), ("ours, float32", ours)):
+            found = step().float().flatten()
             error = float((found - reference).norm() / reference.norm())
             cosine = float(torch.cosine_similarity(found, reference, dim=0))
             print(f"| {count} | {name} | {error:.1e} | {cosine:.4f} |", flush=True)

@@ -72,8 +72,9 @@ class Row:
 Step = Callable[[], torch.Tensor]
 
 
-def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
-    """One iteration of ours and of the plain loop; each returns the gradient in the images."""
+def steps(case: str, count: int, compute: Compute, *, autocast: torch.dtype | None = None) -> tuple[Step, Step]:
+    """One iteration of ours and of the plain loop, this one under torch's autocast to a dtype where one is given; each
+    returns the gradient in the images."""
     _, _, side, classes, _ = CASES[case]
     model, task = compute.place(_model(case)), _task(case)
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +90,8 @@ def steps(case: str, count: int, compute: Compute) -> tuple[Step, Step]:
 
     def plain() -> torch.Tensor:
         leaves = images.clone().requires_grad_(), multipliers.clone().requires_grad_()
-        with compute.running():
+        rounded = torch.autocast(torch.device(compute.device).type, autocast, enabled=autocast is not None)
+        with compute.running(), rounded:
             terms = deepkkt_loss(
                 model,
                 leaves[0],
@@ -188,6 +190,12 @@ def measure(case: str, count: int, compute: Compute) -> Row:
     )
 
 
+def _same(case: str, count: int, compute: Compute) -> list[object]:
+    """The fields ``SAME`` of a row that has not been measured."""
+    at_once = compute.chunk(CASES[case][2])
+    return [compute.device, _title(case), compute.precision, compute.compiled, count, at_once]
+
+
 def operations_of(case: str) -> dict[str, int]:
     """Of one iteration, ours and the plain loop's, by ``ours`` and ``plain``."""
     both = steps(case, 2, Compute(micro_batch=2))
@@ -224,9 +232,12 @@ def _share_of_matmul(case: str, count: int, seconds: float, compute: Compute) ->
 @click.option("--micro-batch", default=0, show_default=True)
 @click.option("--precision", default="float32", show_default=True)
 @click.option("--compiled/--no-compiled", default=False, show_default=True)
+@click.option(
+    "--missing", is_flag=True, help="Measure but the rows that the file lacks: to go on after an interruption."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/synthesis.json"), show_default=True)
 def main(  # noqa: PLR0917
-    device: str, cases: str, counts: str, micro_batch: int, precision: str, compiled: bool, out: Path
+    device: str, cases: str, counts: str, micro_batch: int, precision: str, compiled: bool, missing: bool, out: Path
 ) -> None:
     """Measure; rows of an existing file that are of the same (``SAME``) are replaced."""
     compute = Compute(device, micro_batch, precision, compiled)
@@ -234,9 +245,11 @@ def main(  # noqa: PLR0917
     kept, machines = stored["rows"], {**stored["machines"], device: this_machine(device)}
     counted = stored.get("operations", {})
     for case in cases.split(","):
-        if compute == Compute():  # they are the same whatever the way
+        if compute == Compute() and not (missing and _title(case) in counted):  # they are the same whatever the way
             counted[_title(case)] = operations_of(case)
         for count in [int(c) for c in counts.split(",")] if counts else CASES[case][4]:
+            if missing and any([row[name] for name in SAME] == _same(case, count, compute) for row in kept):
+                continue
             row = asdict(measure(case, count, compute))
             kept = [other for other in kept if any(other[name] != row[name] for name in SAME)] + [row]
             kept.sort(key=itemgetter(*SAME))

@@ -5,7 +5,8 @@
 
 One recipe for every row, ``dsv.newcomer_training``, ``--student-steps`` long, the same seeds; hard, soft and views'
 labels alike, which are the same teacher's for all. Rows go to ``docs/results/zero_shot.json`` as soon as they are there
-and are not computed twice; ``--table`` prints those of a federation as Markdown.
+and are not computed twice, whatever the options that they do not name (iterations, seeds, test images): with others of
+these give another ``--out``. ``--table`` prints those of a federation as Markdown.
 """
 
 from __future__ import annotations
@@ -245,6 +246,8 @@ def main(**o: Any) -> None:
                 )
                 if missing:
                     table.add(method_rows(bench, name, method, per_class, students, kinds=missing))
+                else:
+                    print(f"{method}, {per_class}/class: in {o['out']} already", file=sys.stderr, flush=True)
     print(markdown(table.rows, name))
 
 

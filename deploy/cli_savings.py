@@ -28,7 +28,10 @@ _OUT = click.option(
 @_RUN
 @_OUT
 def ledger(run: Path, out: tuple[Path, ...]) -> None:
-    """Every byte of a RUN (default: runs/latest) by purpose, direction, party and round. RUN is the folder of a run or a deployment."""
+    """Every byte of a RUN (default: runs/latest) by purpose, direction, party and round.
+
+    RUN is the folder of a run or a deployment.
+    """
     from deploy.ledger import ledger_rows, print_ledger, read_ledger
     from deploy.tables import check_outputs, write_rows
 
@@ -70,7 +73,7 @@ def savings(
     out: tuple[Path, ...],
     quiet: bool,
 ) -> None:
-    """What DSVs save in a finished RUN (default: runs/latest), and where they lose: every other way on the same task, really trained.
+    """What DSVs save in a RUN (default: runs/latest), and where they lose: every other way on its task, really trained.
 
     Raw images uploaded, FedAvg, its weights in 32, 16 and 8 bits, one-shot + DSV, FedAvg + DSV, random real images:
     bytes a device and in all at 10, 1,000 and 1,000,000 newcomers, time on links from LoRa to Wi-Fi.
@@ -95,7 +98,10 @@ def savings(
     "--logdir", type=click.Path(path_type=Path), help="Folder for the event files; default: tensorboard/ in RUN."
 )
 def tensorboard(run: Path, logdir: Path | None) -> None:
-    """Write the curves of a RUN (default: runs/latest) for TensorBoard: losses and accuracy of the rounds, bytes, terms of the synthesis."""
+    """Write the curves of a RUN (default: runs/latest) for TensorBoard.
+
+    Losses and accuracy of the rounds, bytes, terms of the synthesis.
+    """
     from deploy.curves import FOLDER, write_curves
 
     folder = logdir or run / FOLDER

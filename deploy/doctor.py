@@ -106,7 +106,7 @@ def _check_certificates(folder: Path, role: Role) -> Iterator[Finding]:
             yield bad("certificates", f"{folder / name} is missing, which a folder {kind} has", _COPY)
     for path in sorted(folder.glob("*.crt")):
         yield _check_certificate(path)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in filter(Path.is_file, sorted(folder.iterdir()) if folder.is_dir() else ()):
         mode = path.stat().st_mode & 0o777
         if mode & 0o077 and path.suffix not in (".crt", ".pub"):
             yield bad("certificates", f"others may read the key {path} (mode {mode:o})", f"chmod 600 {path}")

@@ -64,7 +64,7 @@ class Compute:
     def running(self) -> Iterator[None]:
         """Within it the model runs in the chosen precision, whatever is set around it, with attention that can be
         differentiated twice. Some of the switches are the process's: threads take turns in setting them."""
-        _SWITCHES.enter(tf32=self.precision == "tf32")
+        _SWITCHES.enter(tf32=self.precision == "tf32" and not self._on_cpu)
         try:
             with sdpa_kernel(SDPBackend.MATH), torch.autocast(torch.device(self.device).type, enabled=False):
                 yield
@@ -76,13 +76,19 @@ class _Switches:
     """torch's, of the whole process: set by the first that comes, back as they were with the last that goes."""
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, (False, False, False)
+        self._lock, self._inside, self._before = threading.Lock(), 0, (False, "highest", False)
 
     def enter(self, *, tf32: bool) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = self._now()
-                self._set(tf32, tf32, False)
+                try:
+                    self._before = self._now()
+                    self._set(tf32, "high" if tf32 else "highest", False)
+                except RuntimeError:  # torch knows two ways of setting them, and takes but one of them at a time
+                    raise DsvError(
+                        "torch.backends...fp32_precision was set, which excludes the switches that are set here; leave "
+                        "it as it was, or use torch.set_float32_matmul_precision and torch.backends.cudnn.allow_tf32"
+                    ) from None
             elif tf32 != torch.backends.cudnn.allow_tf32:
                 raise DsvError("two threads compute in different precisions; let one end first, or give both the same")
             self._inside += 1
@@ -94,13 +100,14 @@ class _Switches:
                 self._set(*self._before)
 
     @staticmethod
-    def _now() -> tuple[bool, bool, bool]:
+    def _now() -> tuple[bool, str, bool]:
         fast_path = torch.backends.mha.get_fastpath_enabled()
-        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, fast_path
+        return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), fast_path
 
     @staticmethod
-    def _set(convolutions: bool, products: bool, fast_path: bool) -> None:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+    def _set(convolutions: bool, products: str, fast_path: bool) -> None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dsv.errors import DsvError
 from dsv.task import MAX_CLASSES, MAX_IMAGE_SIZE_PX, Task
@@ -19,6 +18,8 @@ NORMS = ("instance", "batch", "group", "layer", "none")
 POOLINGS = ("average", "max")
 MAX_WIDTH = 4_096
 _TORCHVISION = "torchvision."
+_ALWAYS_TAKEN_PX = 16
+"""From here on every norm of our own networks sees more than one value."""
 _DEFAULT_NORM = {"convnet": "instance", "resnet18": "group"}
 _GLOBAL_RANDOM_STATE = threading.Lock()  # layers draw from it alone, so models are built one at a time
 
@@ -113,16 +114,16 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
                 model = _ResNet18(spec)
             else:
                 model = _torchvision_model(spec)
-        _ask(model.eval(), (1, spec.channels, spec.image_size_px, spec.image_size_px))
+        if torch.device(device).type != "meta":
+            _ask(model.eval(), spec)
     return model.train().to(device)
 
 
 @torch.no_grad()
-def _ask(model: nn.Module, shape: tuple[int, ...]) -> None:
-    """Norms want more than one value, poolings some pixels, and say so when they are asked: here without any numbers,
-    which a stranger's file could have asked to be gigabytes."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    functional_call(model, {name: t.to("meta") for name, t in tensors.items()}, torch.zeros(shape, device="meta"))
+def _ask(model: nn.Module, spec: ModelSpec) -> None:
+    """Norms want more than one value, poolings some pixels, and say so when they are asked."""
+    if spec.architecture not in _DEFAULT_NORM or spec.image_size_px < _ALWAYS_TAKEN_PX:
+        model(torch.zeros(1, spec.channels, spec.image_size_px, spec.image_size_px))
 
 
 @contextmanager

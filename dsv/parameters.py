@@ -71,11 +71,13 @@ def train_only(model: nn.Module, patterns: str = "*") -> dict[str, Tensor]:
 
 def start_training(model: nn.Module) -> None:
     """Training mode, but for batch norms of a partly frozen model that are frozen themselves: their running statistics
-    belong to the frozen weights and stay as they are. One without weights goes with the layer before it."""
+    belong to the frozen weights and stay as they are. One without weights goes with the layer before it, or, where
+    there is none, with the first."""
     model.train()
-    frozen = False
-    for module in model.modules():
-        if own := list(module.parameters(recurse=False)):
+    weights = {module: list(module.parameters(recurse=False)) for module in model.modules()}
+    frozen = not any(p.requires_grad for p in next(filter(None, weights.values()), []))
+    for module, own in weights.items():
+        if own:
             frozen = not any(p.requires_grad for p in own)
         if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

@@ -92,9 +92,9 @@ class TrainingConfig:
         """
         layers = [p for p in model.parameters() if p.ndim > 1 and len(p) > 1]  # a position embedding is of one row
         of_logits = next((p for p in reversed(layers) if len(p) == classes), None)
-        transposed = {m.weight for m in model.modules() if isinstance(m, nn.modules.conv._ConvTransposeNd)}
+        transposed = {m.weight: m.groups for m in model.modules() if isinstance(m, nn.modules.conv._ConvTransposeNd)}
         hidden = [p for p in layers if p.requires_grad and p is not of_logits]
-        widest = max((p[:, 0].numel() if p in transposed else p[0].numel() for p in hidden), default=0)
+        widest = max((p[:, 0].numel() // transposed[p] if p in transposed else p[0].numel() for p in hidden), default=0)
         if not self.full_rate_fan_in or widest <= self.full_rate_fan_in:
             return self
         return replace(self, learning_rate=self.learning_rate * self.full_rate_fan_in / widest)

@@ -64,6 +64,9 @@ def test_a_batch_norm_without_weights_goes_with_the_layer_before_it():
     train_only(model, "2.*")
     start_training(model)
     assert [layer.training for layer in model] == [True, False, True, True]
+    first = torch.nn.Sequential(torch.nn.BatchNorm2d(3, affine=False), *layers)  # there is none before it
+    start_training(first)
+    assert [layer.training for layer in first] == [False, True, False, True, True]
 
 
 def test_stationarity_speaks_of_what_was_trained():

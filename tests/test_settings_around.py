@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -23,6 +25,7 @@ from dsv import (
     synthesize,
     train,
 )
+from dsv.compute import _SWITCHES
 
 STEPS = TrainingConfig(2, "sgd", 0.1, cosine=False, weight_decay=0.0, batch_size=4)
 
@@ -83,9 +86,40 @@ def test_threads_take_turns_in_setting_what_is_the_process():
         leave.set()
         thread.join(10)
         assert not torch.backends.mha.get_fastpath_enabled() and not torch.backends.cudnn.allow_tf32
-        with pytest.raises(DsvError, match="different precisions"), Compute(precision="tf32").running():
-            pass
+        with Compute(precision="tf32").running():  # a CPU has none
+            assert not torch.backends.cudnn.allow_tf32
+        with pytest.raises(DsvError, match="different precisions"):
+            _SWITCHES.enter(tf32=True)
     assert (torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_precision_around_is_what_it_was_afterwards(precision):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with Compute().running():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this torch has no such switches")
+def test_torchs_other_way_of_setting_precisions_is_one_line():
+    found = subprocess.run([sys.executable, "-c", OTHER_WAY], capture_output=True, text=True, check=False, timeout=100)
+    assert found.stdout.startswith("torch.backends...fp32_precision was set, which excludes"), found.stderr
+
+
+OTHER_WAY = """
+import torch, dsv
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+try:
+    with dsv.Compute().running():
+        pass
+except dsv.DsvError as error:
+    print(error)
+"""
 
 
 class Counting(Net):

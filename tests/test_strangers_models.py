@@ -197,3 +197,47 @@ def test_a_model_that_takes_more_than_images():
 
     with pytest.raises(DsvError, match="does not take images of 3 x 8 x 8"):
         synthesize(Two(), TASK, SHORT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda images: {}[images.ndim], "does not take images of 3 x 8 x 8 .*; build it"),
+        (lambda images: images.no_such_thing, "does not take images of 3 x 8 x 8 .*no_such_thing"),
+        (lambda images: images.flatten(1)[:, :3].reshape(1, -1), "does not give logits of shape .images, classes."),
+    ],
+)
+def test_a_model_that_fails_in_its_own_way_is_one_line(answer, message):
+    class Own(Net):
+        def forward(self, images):
+            super().forward(images)
+            return answer(images)
+
+    with pytest.raises(DsvError, match=message):
+        synthesize(Own(), TASK, SHORT)
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d, lambda c: nn.GroupNorm(c, c, affine=False)])
+def test_rounding_behind_many_norms_is_not_taken_for_chance(norm):
+    blocks = [layer for _ in range(8) for layer in (norm(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))]
+    assert len(synthesize(Net(*blocks), TASK, SHORT)) == 6
+
+
+class Mirrored(Net):
+    """Of every second time."""
+
+    def forward(self, images):
+        return super().forward(images.flip(3) if torch.rand(()) < 0.5 else images)
+
+
+class Dropped(Net):
+    """Half of the pixels, in eval mode too."""
+
+    def forward(self, images):
+        return super().forward(nn.functional.dropout(images, 0.5, training=True))
+
+
+@pytest.mark.parametrize("model", [Mirrored, Dropped])
+def test_chance_before_the_first_layer_is_found(model):
+    with pytest.raises(DsvError, match="depends on chance or on the images beside it"):
+        synthesize(model(), TASK, SHORT)

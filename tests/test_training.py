@@ -92,6 +92,8 @@ def test_only_layers_that_are_trained_and_are_not_the_last_one_set_the_rate():
     assert config.suited_to(model, 200).learning_rate == 0.5 * 100 / 200
     model[0].requires_grad_(False)
     assert config.suited_to(model, 10).learning_rate == 0.5
+    depthwise = nn.Sequential(nn.ConvTranspose2d(64, 64, 3, groups=64), nn.Flatten(), nn.Linear(64, 10))
+    assert config.suited_to(depthwise, 10).learning_rate == 0.5
     assert dataclasses.replace(config, full_rate_fan_in=0).suited_to(model, 3).learning_rate == 0.5
 
 
