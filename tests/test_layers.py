@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,7 +119,10 @@ def test_hooks_stay():
 @pytest.mark.parametrize("architecture", ["convnet:6", "resnet18:4", "convnet:6:layer", "convnet:6:instance:max"])
 def test_along_and_slopes_are_those_of_torchs_own_layers(architecture, patterns, task, device):
     """Whichever tensors have a tangent and whichever have none."""
-    model = build_model(ModelSpec.parse(architecture, task), seed=1, device=device).double().eval()
+    spec = ModelSpec.parse(architecture, task)
+    if spec.architecture == "resnet18":  # whose last groups are of one pixel here, for which it is not built
+        spec = replace(spec, image_size_px=16)
+    model = build_model(spec, seed=1, device=device).double().eval()
     for parameter in model.parameters():  # off the kink of a ReLU, where groups of one pixel put all that has no offset
         parameter.data += 0.1 * drawn(*parameter.shape, seed=3).to(device)
     parameters = chosen_parameters(model, patterns)
