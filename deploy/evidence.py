@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 import torch
-from rich.table import Table
 from rich.text import Text
 
 from client.data import open_split
 from client.selection import select_own_images
-from deploy.console import table_console
+from deploy.console import table_console, table_of
 from deploy.options import QUIET, TEACHER, options_of
 from deploy.progress import display
 from dsv import (
@@ -72,7 +71,7 @@ def select(teacher: Path, per_class: int, out: Path, quiet: bool, **values: Any)
     report = _selection_report(found, chosen.tolist(), names, images.paths)
     write_output(out, f"{json.dumps(report, indent=1)}\n".encode(), "the selection", private=True)
     state.clear()
-    table = Table("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
+    table = table_of("class", "images", "sum of lambda", "lambda = 0", f"share of the first {per_class}")
     for label, name in enumerate(names):
         own = found.multipliers[found.labels == label]
         top = found.multipliers[chosen[found.labels[chosen] == label]].sum() / own.sum().clamp(min=1e-30)
@@ -117,7 +116,7 @@ def characterise(teacher: Path, release: Path, run: Path | None, **values: Any) 
     seen = predict(checkpoint.model.to(device), test.images(), checkpoint.task)
     accuracies = class_accuracies(seen, test.labels)
     sums = class_sums(support_set.multipliers, support_set.labels, checkpoint.task.classes)
-    table = Table("class", "sum of lambda", "test accuracy", "entropy of its DSVs (nats)")
+    table = table_of("class", "sum of lambda", "test accuracy", "entropy of its DSVs (nats)")
     for label, name in enumerate(checkpoint.task.class_names):
         own = support_set.soft_labels[support_set.labels == label]
         entropy = f"{float(-(own * own.clamp(min=1e-12).log()).sum(1).mean()):.3f}" if len(own) else "-"

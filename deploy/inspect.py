@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from deploy.console import table_console
+from deploy.console import table_console, table_of
 from deploy.terminal import print_pictures
 from deploy.units import exact_bytes
 from dsv import DsvError, SupportSet, ranked
@@ -59,7 +59,7 @@ def _labels_of(support_set: SupportSet) -> str:
 
 
 def _class_table(support_set: SupportSet) -> Table:
-    table = Table("class", "images", "sum of lambda", "lambda = 0", "teacher's confidence")
+    table = table_of("class", "images", "sum of lambda", "lambda = 0", "teacher's confidence")
     for label, own in ranked(support_set):
         multipliers, confidence = support_set.multipliers[own], support_set.soft_labels[own, label]
         name, zero = support_set.task.class_names[label], int((multipliers == 0).sum())

@@ -12,7 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from deploy.arguments import class_index, class_indices, numbers
-from deploy.console import table_console
+from deploy.console import table_console, table_of
 from deploy.picture_folder import new_folder, state_in
 from dsv import (
     DsvError,
@@ -79,7 +79,8 @@ def run_interpolation(
     # one row for every noise: along it only the label changes
     headings = [f"{delta:g}" for delta in deltas]
     write_picture(out / STRIP, sheet([found.images[i::count] for i in range(count)], headings=headings))
-    table = Table("weight", *(escape(f"P({task.class_names[k]})") for k in (first, second)), "most probable")
+    names_of = (escape(f"P({task.class_names[k]})") for k in (first, second))
+    table = table_of("weight", *names_of, "most probable", words=(3,))
     for delta, seen in zip(deltas, torch.split(found.soft_labels, count), strict=True):
         mean = seen.mean(0)
         best = Text(task.class_names[int(mean.argmax())])
@@ -126,7 +127,7 @@ def run_edit(
     _write_images(out, [f"{i:04d}_{path.stem}" for i, path in enumerate(paths)], found.images)
     write_picture(out / STRIP, sheet([before, found.images], names=("before", "after")))
     wanted = escape(f"P({task.class_names[label]}) before")
-    table = Table("picture", "class before", "P(it) before", "after", wanted, "after")
+    table = table_of("picture", "class before", "P(it) before", "after", wanted, "after", words=(0, 1))
     for path, old, new in zip(paths, seen, found.soft_labels, strict=True):
         own = int(old.argmax())
         shares = (old[own], new[own], old[label], new[label])
@@ -172,7 +173,7 @@ def run_mix(
     own = seen[:, torch.arange(len(paths)), unmixed].mean(dim=1)
     name = task.class_names[label]
     headings = "share of the DSV", f"mean P({name}), its class", "mean P(picture's class)", f"seen as {name}"
-    table = Table(*map(escape, headings))
+    table = table_of(*map(escape, headings), words=())
     for part, probabilities, kept in zip(parts, seen, own, strict=True):
         taken = int((probabilities.argmax(dim=1) == label).sum())
         mean = float(probabilities[:, label].mean())

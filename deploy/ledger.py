@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from deploy.console import table_console
+from deploy.console import table_console, table_of
 from deploy.meter import Count
 from deploy.result import LedgerRow, read_result
 from deploy.rows import as_row
@@ -145,10 +144,7 @@ def print_ledger(rows: Sequence[LedgerRow], folder: Path) -> None:
 
 
 def _table(title: str, heading: str, rows: Sequence[LedgerRow], keys: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(heading, no_wrap=True)
-    for name in ("up", "down", "rounds"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = table_of(heading, "up", "down", "rounds", title=title)
     for key in sorted(set(keys), key=natural) if heading == "party" else dict.fromkeys(keys):
         own = [row for row, named in zip(rows, keys, strict=True) if named == key]
         up, down = (sum(row.bytes for row in own if row.direction == d) for d in ("up", "down"))

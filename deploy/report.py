@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from deploy.console import table_console
+from deploy.console import table_console, table_of
 from deploy.result import RIVALS, NewcomerRow, Result, RivalRow
 from deploy.units import exact_bytes
 
@@ -15,16 +12,11 @@ from deploy.units import exact_bytes
 def print_report(result: Result, run_dir: Path) -> None:
     """Newcomers, and beside them what they could have had instead."""
     console = table_console()
-    table = Table(
+    table = table_of(
+        *("trained from", "architecture", "labels", "/class", "accuracy", "download"),
+        words=range(3),
         title="Test accuracy of newcomers, and of what they could have had instead",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
-    for heading in ("trained from", "architecture", "labels"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("/class", "accuracy", "download"):
-        table.add_column(heading, justify="right", no_wrap=True)
     for row in result.newcomers:
         table.add_row("[bold]DSVs[/bold]", row.architecture, row.labels, str(row.images_per_class), *_figures(row))
     table.add_section()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.padding import Padding
-from rich.table import Table
 
+from deploy.console import table_of
 from deploy.links import LINKS
 from deploy.savings import NEWCOMERS, Kind, Way, best, cheapest
 from deploy.tables import Row
@@ -51,9 +50,7 @@ class Sheet:
         together = console.width < _WIDE and words == 2
         if together:
             headings, words = (headings[0], *headings[2:]), 1
-        table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for number, heading in enumerate(headings):
-            table.add_column(heading, justify="left" if number < words else "right", no_wrap=number >= words)
+        table = table_of(*headings, words=range(words), title=self.title)
         for row in self.rows:
             if together:
                 table.add_row(Group(row[0], Padding(row[1], (0, 0, 0, 2))), *row[2:])

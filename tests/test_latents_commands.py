@@ -153,8 +153,8 @@ def test_dsv_mix(files, tmp_path):
     shown = done("mix", *options, "--class", "7", "--shares", "0,0.5,1", "--out", tmp_path / "out")
     assert "may still show the pictures that you gave" in shown
     rows = [line.split() for line in shown.splitlines() if " of 3" in line]
-    assert [row[1] for row in rows] == ["0", "0.5", "1"]
-    assert rows[0][-4:-1] == ["0", "of", "3"] and rows[-1][-4:-1] == ["3", "of", "3"]
+    assert [row[0] for row in rows] == ["0", "0.5", "1"]
+    assert rows[0][-3:] == ["0", "of", "3"] and rows[-1][-3:] == ["3", "of", "3"]
     assert (tmp_path / "out" / "strip.png").is_file()
     done("mix", *options, "--out", tmp_path / "any")
 
