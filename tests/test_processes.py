@@ -96,3 +96,38 @@ def test_a_simulation_lets_nobody_in_who_has_not_its_token(tmp_path):
                 refused = enters(stranger)
                 assert refused.returncode != 0 and not refused.stdout, refused.stdout
             child.stdin.close()
+
+
+ENDS = """
+import sys, threading, time
+from deploy import supernode_process
+
+def fails():
+    raise ValueError("an answer that nobody expected")
+
+def stays():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+
+ways = {
+    "given up": stays,
+    "raised": lambda: (stays(), fails()),
+    "sign of life": lambda: (stays(), threading.Thread(target=fails, daemon=True).start(), time.sleep(600)),
+    "in order": lambda: sys.exit(7),
+}
+supernode_process.flower_supernode = ways[sys.argv[1]]
+supernode_process.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "said"),
+    [
+        ("given up", 1, "Flower gave the server up"),
+        ("raised", 1, "an answer that nobody expected"),
+        ("sign of life", 1, "a part of Flower's died (above): this SuperNode ends"),
+        ("in order", 7, ""),
+    ],
+)
+def test_a_supernode_that_does_its_work_no_more_ends(way, code, said):
+    ended = subprocess.run([sys.executable, "-c", ENDS, way], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == code and said in ended.stderr
