@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from deploy.arguments import class_index, class_indices, numbers
+from deploy.arguments import class_index, class_indices
+from deploy.arguments import shares as shares_of
 from deploy.console import table_console, table_of
 from deploy.picture_folder import new_folder, state_in
 from dsv import (
@@ -54,7 +55,7 @@ def run_interpolation(
         DsvError: as ``load_checkpoint``, ``class_indices``, ``interpolate`` and ``new_folder``.
     """
     checkpoint, [count] = load_checkpoint(teacher), settings.releases
-    task, deltas = checkpoint.task, numbers(weights, "weights")
+    task, deltas = checkpoint.task, shares_of(weights, "weights")
     between = class_indices(pair, task)
     if len(between) != 2:
         raise DsvError(f"two classes are needed, separated by a comma, got {pair!r}")
@@ -157,7 +158,7 @@ def run_mix(
             another task, a class that it has no DSV of, a picture that cannot be read.
     """
     checkpoint, support_set, compute = load_checkpoint(teacher), artefact.load(release), settings.compute()
-    task, parts = checkpoint.task, numbers(shares, "shares")
+    task, parts = checkpoint.task, shares_of(shares, "shares")
     if support_set.task != task:
         raise DsvError(f"{release} was not made for the task of {teacher}; name a release of this teacher")
     chosen = _strongest(support_set, wanted, release)

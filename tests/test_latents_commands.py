@@ -167,6 +167,7 @@ def test_dsv_mix(files, tmp_path):
         ("was given twice", "interpolate", {"--classes": "1,1"}),
         ("weights must be numbers separated by commas", "interpolate", {"--weights": "0;1"}),
         ("a weight must lie in 0 to 1, got 2.0", "interpolate", {"--weights": "2"}),
+        ("a weight must lie in 0 to 1, got nan", "interpolate", {"--weights": "nan"}),
         ("cannot read model", "interpolate", {"--teacher": "none"}),
         ("is not an empty folder", "interpolate", {"--out": "pictures"}),
         ("is not an empty folder", "edit", {"--out": "pictures"}),
@@ -193,6 +194,7 @@ def test_mistakes_get_one_line(files, monkeypatch, message, command, change):
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
     assert message in result.output
+    assert not Path("out").exists()
 
 
 def test_a_folder_without_pictures_and_a_release_of_another_task(files, task, interpolated, tmp_path):
