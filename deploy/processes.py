@@ -125,6 +125,18 @@ def end_all(home: Path) -> None:
 
 _Identity = tuple[int, int]
 """A process's number and when it began, in ticks: numbers are used again."""
+_NAME_CHARS = 15
+"""As many of its name as Linux keeps."""
+
+
+def children(parent: int, name: str) -> set[tuple[int, int]]:
+    """The running children of a process whose executable has this name: number, and when it began, in ticks."""
+    found = set()
+    for one, above in _running():
+        with suppress(OSError):
+            if above == parent and Path(f"/proc/{one[0]}/comm").read_text().strip() == name[:_NAME_CHARS]:
+                found.add(one)
+    return found
 
 
 def _family(variable: bytes, known: set[_Identity]) -> set[_Identity]:
