@@ -43,16 +43,3 @@ def numbers(text: str, name: str, note: str = "") -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise DsvError(f"{name} must be numbers separated by commas{note}, got {text!r}") from None
-
-
-def shares(text: str, name: str) -> list[float]:
-    """As ``numbers``, each of them from 0 to 1.
-
-    Raises:
-        DsvError: something else.
-    """
-    found = numbers(text, name)
-    for share in found:
-        if not 0 <= share <= 1:
-            raise DsvError(f"a {name.removesuffix('s')} must lie in 0 to 1, got {share}")
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.data import ImageSplit, open_split
@@ -44,10 +44,9 @@ class FinishedRun:
         if run_folder_of(folder) != folder:
             raise DsvError(f"{folder} is a deployment's and has no newcomers; name a folder that 'dsv simulate' left")
         result = read_result(folder / RESULT_FILE)
-        own = {entry.name for entry in fields(HarnessSettings)}
-        named = {name.replace("-", "_"): value for name, value in result.settings.items()}
-        harness = {name: value for name, value in named.items() if name in own}
-        config = {name.replace("_", "-"): value for name, value in named.items() if name not in own}
+        own = HarnessSettings().to_config()
+        harness = {name.replace("-", "_"): value for name, value in result.settings.items() if name in own}
+        config = {name: value for name, value in result.settings.items() if name not in own}
         try:
             settings, options = RunSettings.from_run_config(config), HarnessSettings(**harness)
         except TypeError:

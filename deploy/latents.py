@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from deploy.arguments import class_index, class_indices
-from deploy.arguments import shares as shares_of
+from deploy.arguments import class_index, class_indices, numbers
 from deploy.console import table_console, table_of
 from deploy.picture_folder import new_folder, state_in
 from dsv import (
@@ -21,6 +20,7 @@ from dsv import (
     SupportSet,
     Task,
     blend,
+    check_shares,
     edit,
     interpolate,
     mix,
@@ -55,7 +55,8 @@ def run_interpolation(
         DsvError: as ``load_checkpoint``, ``class_indices``, ``interpolate`` and ``new_folder``.
     """
     checkpoint, [count] = load_checkpoint(teacher), settings.releases
-    task, deltas = checkpoint.task, shares_of(weights, "weights")
+    task, deltas = checkpoint.task, numbers(weights, "weights")
+    check_shares(deltas, "weight")
     between = class_indices(pair, task)
     if len(between) != 2:
         raise DsvError(f"two classes are needed, separated by a comma, got {pair!r}")
@@ -80,8 +81,8 @@ def run_interpolation(
     # one row for every noise: along it only the label changes
     headings = [f"{delta:g}" for delta in deltas]
     write_picture(out / STRIP, sheet([found.images[i::count] for i in range(count)], headings=headings))
-    names_of = (escape(f"P({task.class_names[k]})") for k in (first, second))
-    table = table_of("weight", *names_of, "most probable", words=(3,))
+    headings = ["weight", *(escape(f"P({task.class_names[k]})") for k in between), "most probable"]
+    table = table_of(*headings, words=(3,))
     for delta, seen in zip(deltas, torch.split(found.soft_labels, count), strict=True):
         mean = seen.mean(0)
         best = Text(task.class_names[int(mean.argmax())])
@@ -158,7 +159,8 @@ def run_mix(
             another task, a class that it has no DSV of, a picture that cannot be read.
     """
     checkpoint, support_set, compute = load_checkpoint(teacher), artefact.load(release), settings.compute()
-    task, parts = checkpoint.task, shares_of(shares, "shares")
+    task, parts = checkpoint.task, numbers(shares, "shares")
+    check_shares(parts, "share")
     if support_set.task != task:
         raise DsvError(f"{release} was not made for the task of {teacher}; name a release of this teacher")
     chosen = _strongest(support_set, wanted, release)

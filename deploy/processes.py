@@ -129,7 +129,7 @@ _NAME_CHARS = 15
 """As many of its name as Linux keeps."""
 
 
-def children(parent: int, name: str) -> set[tuple[int, int]]:
+def children(parent: int, name: str) -> set[_Identity]:
     """The running children of a process whose executable has this name: number, and when it began, in ticks."""
     found = set()
     for one, above in _running():

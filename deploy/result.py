@@ -141,7 +141,8 @@ _SPREAD_TRIPLE = re.compile(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]")
 
 
 def read_result(path: Path) -> Result:
-    """What a run wrote; keys of newer versions are passed over, and ``confusions`` may be missing.
+    """What a run wrote; keys of newer versions are passed over, and ``confusions`` may be missing. Settings get the
+    command line's spelling, which older runs did not give to all of them.
 
     Raises:
         DsvError: no such file, or its content is not a run's result.
@@ -160,7 +161,7 @@ def read_result(path: Path) -> Result:
             ledger=[_row(LedgerRow, row) for row in found["ledger"]],
             seconds=_row(Seconds, found["seconds"]),
             confusions=[_confusion(row) for row in found.get("confusions", [])],
-            settings={str(name): value for name, value in found["settings"].items()},
+            settings={str(name).replace("_", "-"): value for name, value in found["settings"].items()},
             versions={str(name): str(value) for name, value in found["versions"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

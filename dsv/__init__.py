@@ -29,7 +29,7 @@ from dsv.evaluation import accuracy, predict, share_correct
 from dsv.fits import check_fits
 from dsv.frames import Frames
 from dsv.kkt_gradient import Candidates, KktGradient, kkt_gradient
-from dsv.latents import blend, edit, interpolate, mix
+from dsv.latents import blend, check_shares, edit, interpolate, mix
 from dsv.measured import shows_photographs, usual_views
 from dsv.models import NORMS, POOLINGS, ModelSpec, build_model
 from dsv.parameters import chosen_parameters, start_training, train_only
@@ -98,6 +98,7 @@ __all__ = [
     "blend",
     "build_model",
     "check_fits",
+    "check_shares",
     "checked_device",
     "chosen_parameters",
     "class_accuracies",

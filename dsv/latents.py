@@ -66,7 +66,8 @@ def interpolate(
     _check_class(second, task)
     if first == second:
         raise DsvError(f"class {task.class_names[first]!r} was given twice; name two classes to interpolate between")
-    delta = _shares(weights, "weight").repeat_interleave(config.images_per_class)
+    check_shares(weights, "weight")
+    delta = torch.tensor(weights, dtype=torch.float32).repeat_interleave(config.images_per_class)
     labels = torch.zeros(len(delta), task.classes)
     labels[:, first], labels[:, second] = 1 - delta, delta
     return synthesize(
@@ -142,7 +143,8 @@ def blend(vectors: Tensor, images: Tensor, share: float) -> Tensor:
             f"a blend takes two uint8 tensors of one shape, got {vectors.dtype} of {tuple(vectors.shape)} and "
             f"{images.dtype} of {tuple(images.shape)}"
         )
-    weight = _shares([share], "share")
+    check_shares([share], "share")
+    weight = torch.tensor([share], dtype=torch.float32)
     return (weight * vectors.float() + (1 - weight) * images.float()) / 255
 
 
@@ -169,7 +171,7 @@ def mix(
     Raises:
         DsvError: vectors and images do not fit each other or the task, no share, or one outside 0 to 1.
     """
-    _shares(shares, "share")
+    check_shares(shares, "share")
     if tuple(images.shape[1:]) != task.image_shape:
         raise DsvError(f"the images are {tuple(images.shape[1:])}, the task's are {task.image_shape}; use its size")
     # predict takes pixels of 0 to 255; it does not mind that these are no whole numbers
@@ -192,11 +194,10 @@ def _check_class(label: int, task: Task) -> None:
         raise DsvError(f"there is no class {label}; choose 0 to {task.classes - 1}")
 
 
-def _shares(values: Sequence[float], name: str) -> Tensor:
-    """(S,) float32."""
+def check_shares(values: Sequence[float], name: str) -> None:
+    """Raise DsvError where there is none of the ``values``, or one that does not lie in 0 to 1; each is a ``name``."""
     if len(values) == 0:
         raise DsvError(f"at least one {name} is needed")
     for value in values:
         if not 0 <= value <= 1:
             raise DsvError(f"a {name} must lie in 0 to 1, got {value}")
-    return torch.tensor(values, dtype=torch.float32)

@@ -105,16 +105,16 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
         raise DsvError(f"unknown norm {spec.norm!r}; choose one of: default, {', '.join(NORMS)}")
     if spec.pooling not in POOLINGS or (spec.pooling != "average" and spec.architecture != "convnet"):
         raise DsvError(f"unknown pooling {spec.pooling!r} of {spec.architecture}; convnet has {', '.join(POOLINGS)}")
-    with _named(spec):
-        with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA generator too
-            if spec.architecture == "convnet":
-                model: nn.Module = _ConvNet(spec)
-            elif spec.architecture == "resnet18":
-                model = _ResNet18(spec)
-            else:
-                model = _torchvision_model(spec)
-        if torch.device(device).type != "meta":
+    with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA generator too
+        if spec.architecture == "convnet":
+            model: nn.Module = _ConvNet(spec)
+        elif spec.architecture == "resnet18":
+            model = _ResNet18(spec)
+        else:
+            model = _torchvision_model(spec)
+    if torch.device(device).type != "meta":
+        with _named(spec):
             _ask(model.eval(), spec)
     return model.train().to(device)
 
@@ -242,9 +242,10 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
         )
     if spec.width or spec.norm != "default":
         raise DsvError(f"{spec.architecture} is torchvision's own: it takes no width and no norm")
-    model: nn.Module = torchvision.models.get_model(
-        name, weights=None, num_classes=spec.classes, **_torchvision_options(name, spec.image_size_px)
-    )
+    with _named(spec):
+        model: nn.Module = torchvision.models.get_model(
+            name, weights=None, num_classes=spec.classes, **_torchvision_options(name, spec.image_size_px)
+        )
     return model if spec.channels == 3 else _GreyAsColour(model)
 
 

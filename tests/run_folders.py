@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -81,7 +80,7 @@ def a_result(task: Task, counts: tuple[int, ...], digests: tuple[str, ...] = ())
         + [ConfusionRow("newcomer", r.architecture, r.images_per_class, r.labels, cells) for r in newcomers],
         settings={
             **RunSettings().to_run_config(),
-            **asdict(HarnessSettings()),
+            **HarnessSettings().to_config(),
             "partition-file": "/home/me/parts.json",
         },
         versions={"torch": "2", "flwr": "1"},

@@ -92,9 +92,8 @@ def _argument(key: str, value: Any) -> str:
 
 def _told(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Options that say what was done, by the command line's names; not where it was written."""
-    made_here = PurePath(str(settings.get("run-dir") or settings.get("run_dir") or "")) / _MADE_BY_THE_RUN
-    for name, value in settings.items():
-        key = name.replace("_", "-")
+    made_here = PurePath(str(settings.get("run-dir") or "")) / _MADE_BY_THE_RUN
+    for key, value in settings.items():
         made = key == "partition-file" and PurePath(str(value)) == made_here
         unread = key in _OF_FOLDERS and settings.get("data") != IMAGEFOLDER  # a known data set has its own
         if key not in _OF_THE_RUN and not made and not unread:
